@@ -1,0 +1,251 @@
+//! The JSON of port 9000, and what is signed in an attestation.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `POST /v1/attest` | [`AttestRequest`] | [`Attestation`] |
+//! | `PUT /v1/genesis` | `SignedGenesis::encode`, application/octet-stream | 204; 409 if the volume holds another chain |
+//! | `GET /v1/status` | | [`NodeStatus`] |
+//!
+//! Every answer that is not 2xx is an [`ErrorBody`].
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use cretoai_consensus::{Genesis, PublicKey, Signature, Verifier};
+use serde::{Deserialize, Serialize};
+
+/// The ALPN name of port 9000.
+pub const CONTROL_ALPN: &[u8] = b"http/1.1";
+/// Asks a node who it is.
+pub const ATTEST_PATH: &str = "/v1/attest";
+/// Gives a node the genesis.
+pub const GENESIS_PATH: &str = "/v1/genesis";
+/// Asks a node how it is.
+pub const STATUS_PATH: &str = "/v1/status";
+/// The largest body that port 9000 takes, and that a client takes as an answer. A genesis of 31 members has 230 KiB.
+pub const MAX_BODY: usize = 1 << 20;
+
+/// The question "who are you", with something that no earlier answer can know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AttestRequest {
+    /// 32 random bytes in hexadecimal.
+    pub nonce: String,
+}
+
+/// A node's answer to [`AttestRequest`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attestation {
+    /// The node's ML-DSA-87 public key, base64. The TLS connection must have shown the same.
+    pub public_key: String,
+    /// The pod's name, which will be the validator's name.
+    pub pod_name: String,
+    /// The pod's UID.
+    pub pod_uid: String,
+    /// The UID of the CretoCluster that this pod was made for.
+    pub cluster_uid: String,
+    /// Base64 signature over [`attest_message`].
+    pub proof: String,
+    /// Base64 signature over [`Genesis::possession_message`], to be put into the genesis.
+    pub possession: String,
+    /// The pod's projected ServiceAccount token, audience `creto.cretoai.io/<cluster UID>`; empty outside Kubernetes.
+    pub token: String,
+    /// The chain that the node's volume holds (64 hex digits), if any.
+    pub chain_id: Option<String>,
+    /// The node's version.
+    pub version: String,
+}
+
+impl std::fmt::Debug for Attestation {
+    /// Without the token, which is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attestation")
+            .field("pod_name", &self.pod_name)
+            .field("pod_uid", &self.pod_uid)
+            .field("cluster_uid", &self.cluster_uid)
+            .field("chain_id", &self.chain_id)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the node signs as [`Attestation::proof`].
+#[must_use]
+pub fn attest_message(nonce: &[u8; 32], cluster_uid: &str, pod_uid: &str) -> Vec<u8> {
+    let mut message = b"creto attestation v1".to_vec();
+    message.extend_from_slice(nonce);
+    for text in [cluster_uid, pod_uid] {
+        message.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        message.extend_from_slice(text.as_bytes());
+    }
+    message
+}
+
+/// Why an attestation is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttestationError {
+    /// The body names another key than the connection.
+    #[error("publicKey is not the key that the TLS connection proved")]
+    OtherKey,
+    /// Not base64 of the right size.
+    #[error("{0} is not base64 of the right number of bytes")]
+    Encoding(&'static str),
+    /// The signature over the nonce is wrong.
+    #[error("proof does not verify over this nonce, cluster UID and pod UID")]
+    Proof,
+    /// The signature for the genesis is wrong.
+    #[error("possession does not verify over this cluster UID and pod name")]
+    Possession,
+}
+
+impl Attestation {
+    /// Checks that the answer is from the holder of `tls_key` and for this `nonce`. Whether the pod is the right one
+    /// (token, UIDs) is for the caller to check.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn verify(&self, verifier: &dyn Verifier, tls_key: &PublicKey, nonce: &[u8; 32]) -> Result<(), AttestationError> {
+        let key = decode_base64(&self.public_key).and_then(|b| PublicKey::from_slice(&b)).ok_or(AttestationError::Encoding("publicKey"))?;
+        if key != *tls_key {
+            return Err(AttestationError::OtherKey);
+        }
+        let signature =
+            |text: &str, field| decode_base64(text).and_then(|b| Signature::from_slice(&b)).ok_or(AttestationError::Encoding(field));
+        let message = attest_message(nonce, &self.cluster_uid, &self.pod_uid);
+        if !verifier.verify(&key, &message, &signature(&self.proof, "proof")?) {
+            return Err(AttestationError::Proof);
+        }
+        let message = Genesis::possession_message(&self.cluster_uid, &self.pod_name);
+        if !verifier.verify(&key, &message, &signature(&self.possession, "possession")?) {
+            return Err(AttestationError::Possession);
+        }
+        Ok(())
+    }
+
+    /// The signature that belongs into the genesis as the member's proof.
+    ///
+    /// # Errors
+    /// [`AttestationError::Encoding`].
+    pub fn possession_signature(&self) -> Result<Signature, AttestationError> {
+        decode_base64(&self.possession).and_then(|b| Signature::from_slice(&b)).ok_or(AttestationError::Encoding("possession"))
+    }
+}
+
+/// Standard base64 with padding.
+#[must_use]
+pub fn encode_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes of standard base64 with padding, or nothing.
+#[must_use]
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
+}
+
+/// What a node is to the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It has no genesis yet.
+    Waiting,
+    /// It follows the chain without a vote.
+    Learner,
+    /// It votes.
+    Validator,
+}
+
+/// A node's account of itself. One node's word: chain facts need agreeing words of `w` nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// The pod's name.
+    pub name: String,
+    /// Its id as a validator.
+    pub node_id: Option<u32>,
+    /// BLAKE3 of its public key, 64 hex digits.
+    pub key_fingerprint: String,
+    /// What it is to the chain.
+    pub role: Role,
+    /// The chain id, 64 hex digits, once there is a genesis.
+    pub chain_id: Option<String>,
+    /// The epoch that it is in.
+    pub epoch: u64,
+    /// The view that it is in.
+    pub view: u64,
+    /// The name of that view's leader.
+    pub leader: Option<String>,
+    /// The newest sequence that it executed; 0 is the genesis.
+    pub sequence: u64,
+    /// The chain hash of that sequence, 64 hex digits.
+    pub chain_hash: String,
+    /// The commit time of that sequence, Unix milliseconds.
+    pub time_ms: u64,
+    /// The counts of the current epoch.
+    pub quorum: Option<QuorumStatus>,
+    /// The other members, as this node sees them.
+    pub peers: Vec<PeerStatus>,
+    /// The newest records, newest last, at most 64, so that nodes at slightly different sequences can be compared.
+    pub recent: Vec<RecentRecord>,
+    /// The 99th percentile of submit-to-final in milliseconds, of the newest payloads submitted here.
+    pub finality_p99_ms: Option<f64>,
+    /// The node's version.
+    pub version: String,
+    /// Whether it is a validator with a connected quorum, and caught up.
+    pub ready: bool,
+    /// One sentence: what it waits for, or what it does.
+    pub waiting_for: String,
+}
+
+/// The counts of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorumStatus {
+    /// Validators.
+    pub members: u32,
+    /// How many of them a decision needs.
+    pub required: u32,
+    /// How many may lie or fail.
+    pub fault_tolerance: u32,
+}
+
+/// A member as another node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether there are connections in both directions.
+    pub connected: bool,
+    /// The newest sequence that it reported.
+    pub sequence: u64,
+    /// Milliseconds since it was last heard.
+    pub last_seen_ms: Option<u64>,
+}
+
+/// One record's place in the chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentRecord {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its chain hash, 64 hex digits.
+    pub chain_hash: String,
+}
+
+/// Every answer that is not a success, on every port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong, for programs (`code`, `field`) and for people (`message`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// A fixed word.
+    pub code: String,
+    /// The header, parameter or field that is wrong, if one is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub field: Option<String>,
+    /// One sentence that names the fix.
+    pub message: String,
+}
