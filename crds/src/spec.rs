@@ -1,0 +1,313 @@
+//! `CretoCluster.spec`: what a user asks for.
+
+use crate::status::CretoClusterStatus;
+use k8s_openapi::{
+    api::core::v1::{Affinity, Toleration, TopologySpreadConstraint},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One chain of CretoAI nodes.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[kube(
+    group = "cretoai.io",
+    version = "v1alpha1",
+    kind = "CretoCluster",
+    plural = "cretoclusters",
+    shortname = "creto",
+    category = "creto",
+    category = "all",
+    namespaced,
+    status = "CretoClusterStatus",
+    derive = "PartialEq",
+    doc = "A chain of CretoAI nodes: validators that order payloads and tolerate faults of less than a third of them.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.summary.nodes", description = "Nodes that take part, of all"),
+    printcolumn(name = "Quorum", type_ = "string", json_path = ".status.summary.quorum", description = "Nodes that take part, of those that a decision needs"),
+    printcolumn(name = "Tolerates", type_ = "string", json_path = ".status.summary.tolerates"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader"),
+    printcolumn(name = "Sequence", type_ = "integer", format = "int64", json_path = ".status.sequence"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "View", type_ = "integer", format = "int64", json_path = ".status.view", priority = 1),
+    printcolumn(name = "Epoch", type_ = "integer", format = "int64", json_path = ".status.epoch", priority = 1),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.summary.status", priority = 1),
+    validation = Rule::new("self.metadata.name.size() <= 40")
+        .message("metadata.name must have at most 40 characters, so that the names of its pods and labels fit; choose a shorter name"),
+    validation = Rule::new("self.metadata.name.size() > 40 || self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must begin with a letter and hold only lower-case letters, digits and '-', since Services are named after it"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.bootstrapped) || !oldSelf.status.bootstrapped || self.spec.replicas == oldSelf.spec.replicas")
+        .message(Message::Expression("'spec.replicas is immutable once the chain is born: this version does not add or remove validators; set it back to ' + string(oldSelf.spec.replicas)".to_string()))
+        .field_path(".spec.replicas"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct CretoClusterSpec {
+    /// Validators: 1 for development, or 3 to 31. n nodes tolerate f = (n-1)/3 faulty ones, so 3 tolerate none and 4
+    /// tolerate one; a count that is not 3f+1 adds cost and no tolerance. Immutable once the chain is born.
+    #[x_kube(validation = Rule::new("self == 1 || (self >= 3 && self <= 31)").message(Message::Expression(
+        "'spec.replicas is ' + string(self) + ', but must be 1 (development) or 3 to 31; set 4, the least that tolerates one faulty node'".to_string()
+    )))]
+    pub replicas: i32,
+
+    /// Image of the node. Left out: the image that the operator was installed with when this cluster was made; an
+    /// upgrade of the operator does not change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// When the kubelet pulls the image.
+    #[serde(default)]
+    pub image_pull_policy: ImagePullPolicy,
+
+    /// CPU and memory of each node.
+    #[serde(default)]
+    pub resources: Resources,
+
+    /// Affinity of the pods. Left out: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+
+    /// How the pods spread. Left out: over hosts and zones, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+
+    /// Additions to the pods.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+
+    /// The volume of each node.
+    #[serde(default)]
+    pub storage: Storage,
+
+    /// Consensus, as in `node.toml`.
+    #[serde(default)]
+    pub consensus: Consensus,
+
+    /// Caches and logs, as in `node.toml`.
+    #[serde(default)]
+    pub tuning: Tuning,
+
+    /// Stop reconciling: the operator only reports. The nodes run on.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// When the kubelet pulls the image.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
+pub enum ImagePullPolicy {
+    /// At each start.
+    Always,
+    /// Never: the image is on the host.
+    Never,
+    /// When the host lacks it.
+    #[default]
+    IfNotPresent,
+}
+
+impl ImagePullPolicy {
+    /// The word that Kubernetes uses.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::Never => "Never",
+            Self::IfNotPresent => "IfNotPresent",
+        }
+    }
+}
+
+/// CPU and memory of each node.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the scheduler sets aside.
+    #[serde(default = "default_requests")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub requests: BTreeMap<String, Quantity>,
+    /// What a node may use at most. Memory should leave room above `tuning`: twice the cache and write buffers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { requests: default_requests(), limits: BTreeMap::new() }
+    }
+}
+
+fn default_requests() -> BTreeMap<String, Quantity> {
+    [("cpu", "100m"), ("memory", "256Mi")].into_iter().map(|(name, value)| (name.to_string(), Quantity(value.to_string()))).collect()
+}
+
+const OWN_KEYS: &str = "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('cretoai.io/'))";
+
+/// Additions to the pods.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplate {
+    /// Further labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new(OWN_KEYS).message("spec.podTemplate.labels must not use the prefixes app.kubernetes.io/ and cretoai.io/, which the operator sets; use a prefix of your own"))]
+    pub labels: BTreeMap<String, String>,
+    /// Further annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new(OWN_KEYS).message("spec.podTemplate.annotations must not use the prefixes app.kubernetes.io/ and cretoai.io/, which the operator sets; use a prefix of your own"))]
+    pub annotations: BTreeMap<String, String>,
+    /// Only hosts with these labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of hosts that the pods bear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+    /// Priority of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+    /// Names of the Secrets that the image is pulled with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    pub image_pull_secrets: Vec<String>,
+}
+
+/// The volume of each node.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+    .message("spec.storage.storageClassName is immutable: a volume cannot change its class; set it back to what it was").field_path(".storageClassName"))]
+pub struct Storage {
+    /// Size. It may grow, if the storage class allows expansion, and never shrinks.
+    #[serde(default = "default_size")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+        .message("spec.storage.size must be a quantity above zero, such as 10Gi"))]
+    #[x_kube(validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0")
+        .message(Message::Expression("'spec.storage.size never shrinks: ' + self + ' is less than ' + oldSelf + '; set ' + oldSelf + ' or more'".to_string())))]
+    pub size: String,
+    /// Storage class. Left out: the default class of the Kubernetes cluster. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub storage_class_name: Option<String>,
+    /// What becomes of volumes, genesis and admin key when the CretoCluster is deleted: they stay and a new CretoCluster
+    /// of this name adopts them (Retain), or they are deleted for good (Delete).
+    #[serde(default)]
+    pub retention_policy: RetentionPolicy,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { size: default_size(), storage_class_name: None, retention_policy: RetentionPolicy::Retain }
+    }
+}
+
+fn default_size() -> String {
+    "10Gi".to_string()
+}
+
+/// What becomes of volumes, genesis and admin key when the CretoCluster is deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
+pub enum RetentionPolicy {
+    /// They stay.
+    #[default]
+    Retain,
+    /// They are deleted for good.
+    Delete,
+}
+
+/// Consensus, as in `node.toml`.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Consensus {
+    /// A client's call waits ten times this for finality, in milliseconds.
+    #[serde(default = "default_finality_timeout_ms")]
+    #[schemars(range(min = 50, max = 60000))]
+    pub finality_timeout_ms: i32,
+    /// Payloads that a node takes before it answers 429.
+    #[serde(default = "default_max_pending_vertices")]
+    #[schemars(range(min = 100, max = 1_000_000))]
+    pub max_pending_vertices: i32,
+}
+
+impl Default for Consensus {
+    fn default() -> Self {
+        Self { finality_timeout_ms: default_finality_timeout_ms(), max_pending_vertices: default_max_pending_vertices() }
+    }
+}
+
+const fn default_finality_timeout_ms() -> i32 {
+    500
+}
+
+const fn default_max_pending_vertices() -> i32 {
+    10_000
+}
+
+/// Caches and logs, as in `node.toml`.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Tuning {
+    /// Cache of RocksDB, in MiB.
+    #[serde(default = "default_cache_size_mb")]
+    #[schemars(range(min = 8, max = 65536))]
+    pub cache_size_mb: i32,
+    /// Write buffers of RocksDB, in MiB.
+    #[serde(default = "default_write_buffer_mb")]
+    #[schemars(range(min = 4, max = 4096))]
+    pub write_buffer_mb: i32,
+    /// How much the nodes log.
+    #[serde(default)]
+    pub log_level: LogLevel,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { cache_size_mb: default_cache_size_mb(), write_buffer_mb: default_write_buffer_mb(), log_level: LogLevel::Info }
+    }
+}
+
+const fn default_cache_size_mb() -> i32 {
+    128
+}
+
+const fn default_write_buffer_mb() -> i32 {
+    32
+}
+
+/// How much the nodes log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what stops a node.
+    Error,
+    /// And what a person should look at.
+    Warn,
+    /// And what happens.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word that `node.toml` uses.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
