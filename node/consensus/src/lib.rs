@@ -1,0 +1,51 @@
+//! The CretoAI consensus protocol: PBFT over cuts of DAG lanes, without any I/O.
+//!
+//! # The protocol in prose
+//! Every validator seals its clients' payloads into *vertices* and links them into a *lane* of its own, height by
+//! height; it sends each vertex to all, and every node that wrote one durably *acknowledges* it. The leader of the
+//! *view* proposes, for one *sequence* at a time, a *cut*: for each lane the highest tip that a quorum acknowledged.
+//! Followers that hold all data which the cut names vote PREPARE; who sees a quorum of them votes COMMIT; a quorum of
+//! COMMITs decides. Executing orders the vertices between the last cut and this one, decides the outcome of each
+//! payload, and extends the *chain hash*, which is equal on all honest nodes.
+//!
+//! | message | who to whom | durable before it is sent |
+//! |---|---|---|
+//! | [`Message::Vertex`] | author to all | the vertex |
+//! | [`Message::Acknowledge`] | each to the leader | all that it names |
+//! | [`Message::PrePrepare`] | leader to all | proposal and vote |
+//! | [`Message::Vote`] PREPARE | each to all | proposal, vote, and all data it names |
+//! | [`Message::Vote`] COMMIT | each to all | prepared certificate and vote |
+//! | [`Message::Status`] | each to all, every 50 ms | nothing |
+//! | [`Message::FetchRecords`], [`Message::FetchLane`] | laggard to holder; answered from the store | nothing |
+//!
+//! With n validators f = floor((n - 1) / 3) may be faulty and q = n - f are a [`Quorum`]; any two quorums share an
+//! honest node, so no two decisions of one sequence differ.
+//!
+//! The leader is fixed in this version (view 0): safety holds against f faulty nodes, but while the leader is down
+//! nothing new becomes final until it is back. `docs/protocol.md` in the repository says what is built and what is not.
+
+mod crypto;
+mod decision;
+mod domain;
+pub mod engine;
+mod genesis;
+mod hash;
+mod ids;
+mod message;
+mod payload;
+mod quorum;
+mod vertex;
+mod wire;
+
+pub use crypto::{PublicKey, Signature, Signer, Verifier};
+pub use decision::{Ballot, Certificate, CertificateError, Cut, Phase, Proposal, Record, Vote};
+pub use domain::Domain;
+pub use engine::Engine;
+pub use genesis::{Genesis, GenesisError, GenesisMember, MAX_MEMBERS, Member, SignedGenesis};
+pub use hash::{Hash, NotAHash};
+pub use ids::{Epoch, Height, NodeId, Sequence, View};
+pub use message::{MAX_FETCHED_VERTICES, MAX_RECORDS, Message, Status, Urgency};
+pub use payload::{MAX_PAYLOAD_DATA, Outcome, Payload, VALIDITY_WINDOW_MS};
+pub use quorum::{FaultModel, Quorum};
+pub use vertex::{CheckedVertex, Link, MAX_BODY, Tip, Vertex, VertexError, VertexHeader};
+pub use wire::{DecodeError, MAX_FRAME, decode, encode};

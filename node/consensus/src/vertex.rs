@@ -1,0 +1,201 @@
+//! Vertices: the DAG's blocks of payloads, one lane for each author.
+
+use crate::{
+    crypto::{PublicKey, Signature, Signer, Verifier},
+    domain::Domain,
+    hash::{Hash, merkle_root},
+    ids::{Epoch, Height, NodeId},
+    payload::Payload,
+};
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// The most bytes of payloads in one vertex.
+pub const MAX_BODY: usize = 256 * 1024;
+
+/// A place in a lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Tip {
+    /// The height; 0 is the beginning of the lane.
+    pub height: Height,
+    /// The vertex there; [`Hash::ZERO`] at the beginning.
+    pub id: Hash,
+}
+
+/// A link to another lane's newest vertex that the author held. Never waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Link {
+    /// That lane's author.
+    pub author: NodeId,
+    /// The place in it.
+    pub tip: Tip,
+}
+
+/// What a vertex's id and signature cover.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct VertexHeader {
+    /// The epoch that it was made in.
+    pub epoch: Epoch,
+    /// Its author, whose lane it is in.
+    pub author: NodeId,
+    /// Its place in the lane.
+    pub height: Height,
+    /// The author's previous vertex.
+    pub parent: Hash,
+    /// Parents in other lanes: at most one for each, in order of their authors.
+    pub links: Vec<Link>,
+    /// The author's claim of when it was made, Unix milliseconds. Indexed, never decided on.
+    pub timestamp_ms: u64,
+    /// The Merkle root of the payload ids.
+    pub payload_root: Hash,
+    /// The bytes that the payloads take.
+    pub payload_bytes: u32,
+}
+
+/// A signed header with the payloads that it names.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Vertex {
+    /// The header.
+    pub header: VertexHeader,
+    /// The author's signature over the header.
+    pub signature: Signature,
+    /// The payloads, in their order.
+    pub payloads: Vec<Payload>,
+}
+
+/// A vertex whose signature, body and form were checked, with the ids that checking computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedVertex {
+    vertex: Vertex,
+    id: Hash,
+    payload_ids: Vec<Hash>,
+}
+
+/// Why a vertex is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VertexError {
+    /// Another epoch, an unknown author, height 0 or links out of order.
+    #[error("its header is malformed")]
+    Header,
+    /// A payload of a forbidden size, or too many bytes.
+    #[error("its body is malformed or too large")]
+    Body,
+    /// The payloads are not those that the header names.
+    #[error("its body is not what its header names")]
+    Root,
+    /// Not signed by its author.
+    #[error("its signature does not verify")]
+    Signature,
+}
+
+const ID: &str = "creto vertex v1";
+
+impl VertexHeader {
+    /// The vertex id: the hash of the header, without the signature.
+    #[must_use]
+    pub fn id(&self, domain: &Domain) -> Hash {
+        domain.id(ID, self)
+    }
+
+    /// Every parent: the own-lane one, then the links. The edges of the DAG.
+    pub fn parents(&self) -> impl Iterator<Item = Hash> + '_ {
+        std::iter::once(self.parent).filter(|p| *p != Hash::ZERO).chain(self.links.iter().map(|link| link.tip.id))
+    }
+}
+
+impl CheckedVertex {
+    /// Seals payloads into a vertex and signs it.
+    #[must_use]
+    pub fn seal(
+        domain: &Domain,
+        signer: &dyn Signer,
+        author: NodeId,
+        previous: Tip,
+        links: Vec<Link>,
+        timestamp_ms: u64,
+        payloads: Vec<Payload>,
+    ) -> Self {
+        let payload_ids: Vec<Hash> = payloads.iter().map(|p| p.id(domain.chain_id)).collect();
+        let header = VertexHeader {
+            epoch: domain.epoch,
+            author,
+            height: previous.height.next(),
+            parent: previous.id,
+            links,
+            timestamp_ms,
+            payload_root: merkle_root(&payload_ids),
+            payload_bytes: payloads.iter().map(Payload::encoded_len).sum::<usize>() as u32,
+        };
+        let id = header.id(domain);
+        let signature = signer.sign(&domain.signing_message(ID, &header));
+        Self { vertex: Vertex { header, signature, payloads }, id, payload_ids }
+    }
+
+    /// Checks all that needs no state: form, sizes, body against root, signature. `author_key` gives a lane's key.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check<'k>(
+        vertex: Vertex,
+        domain: &Domain,
+        verifier: &dyn Verifier,
+        author_key: impl Fn(NodeId) -> Option<&'k PublicKey>,
+    ) -> Result<Self, VertexError> {
+        let header = &vertex.header;
+        let in_order = header.links.windows(2).all(|pair| matches!(pair, [a, b] if a.author < b.author));
+        let strangers = header.links.iter().any(|link| link.author == header.author || author_key(link.author).is_none());
+        if header.epoch != domain.epoch || header.height == Height(0) || !in_order || strangers {
+            return Err(VertexError::Header);
+        }
+        let key = author_key(header.author).ok_or(VertexError::Header)?;
+        let bytes: usize = vertex.payloads.iter().map(Payload::encoded_len).sum();
+        if bytes > MAX_BODY || bytes != header.payload_bytes as usize || !vertex.payloads.iter().all(Payload::has_valid_size) {
+            return Err(VertexError::Body);
+        }
+        let payload_ids: Vec<Hash> = vertex.payloads.iter().map(|p| p.id(domain.chain_id)).collect();
+        if merkle_root(&payload_ids) != header.payload_root {
+            return Err(VertexError::Root);
+        }
+        if !verifier.verify(key, &domain.signing_message(ID, header), &vertex.signature) {
+            return Err(VertexError::Signature);
+        }
+        let id = header.id(domain);
+        Ok(Self { vertex, id, payload_ids })
+    }
+
+    /// A vertex that this node checked before it wrote it to its own store.
+    #[must_use]
+    pub fn trusted(vertex: Vertex, domain: &Domain) -> Self {
+        let payload_ids = vertex.payloads.iter().map(|p| p.id(domain.chain_id)).collect();
+        let id = vertex.header.id(domain);
+        Self { vertex, id, payload_ids }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> Hash {
+        self.id
+    }
+
+    /// Its header.
+    #[must_use]
+    pub const fn header(&self) -> &VertexHeader {
+        &self.vertex.header
+    }
+
+    /// Its place in its lane.
+    #[must_use]
+    pub const fn tip(&self) -> Tip {
+        Tip { height: self.vertex.header.height, id: self.id }
+    }
+
+    /// The whole vertex.
+    #[must_use]
+    pub const fn vertex(&self) -> &Vertex {
+        &self.vertex
+    }
+
+    /// The payloads with their ids, in order.
+    pub fn payloads(&self) -> impl Iterator<Item = (Hash, &Payload)> {
+        self.payload_ids.iter().copied().zip(&self.vertex.payloads)
+    }
+}
