@@ -1,0 +1,74 @@
+//! Whether a live object is as we want it.
+//!
+//! The API server adds defaults and others may add labels; both are theirs. What we want must be there: every field of
+//! it, lists as a whole. The first difference is named, so that the Event about a repaired edit says what it was.
+
+use crate::quantity;
+use serde_json::Value;
+
+/// The first field of `live` that is not as `wanted`, as a sentence, or nothing if all is well.
+#[must_use]
+pub fn difference(wanted: &Value, live: &Value) -> Option<String> {
+    compare("", wanted, live)
+}
+
+fn compare(path: &str, wanted: &Value, live: &Value) -> Option<String> {
+    match (wanted, live) {
+        // The server leaves out what is empty.
+        (Value::Null, _) => None,
+        (Value::Object(map), Value::Null) if map.is_empty() => None,
+        (Value::Array(list), Value::Null) if list.is_empty() => None,
+        (Value::Bool(false), Value::Null) => None,
+        (Value::Object(wanted), Value::Object(live)) => wanted.iter().find_map(|(key, wanted)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            compare(&path, wanted, live.get(key).unwrap_or(&Value::Null))
+        }),
+        (Value::Array(wanted), Value::Array(live)) => {
+            if wanted.len() != live.len() {
+                return Some(format!("{path} has {} entries instead of {}", live.len(), wanted.len()));
+            }
+            wanted.iter().zip(live).enumerate().find_map(|(index, (wanted, live))| compare(&format!("{path}[{index}]"), wanted, live))
+        }
+        (Value::String(wanted), Value::String(live)) if quantity::same(wanted, live) => None,
+        (wanted, live) if wanted == live => None,
+        (_, Value::Null) => Some(format!("{path} is missing")),
+        (wanted, live) => Some(format!("{path} is {} instead of {}", shorten(live), shorten(wanted))),
+    }
+}
+
+fn shorten(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() > 80 { text.chars().take(77).chain("...".chars()).collect() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_the_server_adds_or_rewrites_is_no_difference() {
+        let wanted = json!({"spec": {"ports": [{"port": 80}], "size": "1024Mi", "empty": {}, "none": [], "off": false}});
+        let live = json!({"spec": {"ports": [{"port": 80, "protocol": "TCP"}], "size": "1Gi", "clusterIP": "10.0.0.1"}, "status": {}});
+        assert_eq!(difference(&wanted, &live), None);
+    }
+
+    #[test]
+    fn an_edit_is_named() {
+        let wanted = json!({"spec": {"ports": [{"port": 80}], "replicas": 4}});
+        for (live, sentence) in [
+            (json!({"spec": {"ports": [{"port": 81}], "replicas": 4}}), "spec.ports[0].port is 81 instead of 80"),
+            (json!({"spec": {"ports": [{"port": 80}, {"port": 1}], "replicas": 4}}), "spec.ports has 2 entries instead of 1"),
+            (json!({"spec": {"ports": [{"port": 80}]}}), "spec.replicas is missing"),
+            (json!({}), "spec is missing"),
+        ] {
+            assert_eq!(difference(&wanted, &live).as_deref(), Some(sentence));
+        }
+    }
+
+    #[test]
+    fn long_values_are_shortened() {
+        let text = difference(&json!({"a": "x".repeat(500)}), &json!({"a": "y"})).unwrap_or_default();
+        assert!(text.len() < 150, "{text}");
+    }
+}

@@ -1,0 +1,52 @@
+//! The operator's own metrics. Labels come from fixed lists: no name of a cluster or pod ever becomes one.
+
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+/// All metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Passes, by result `ok` or `error`.
+    pub passes: IntCounterVec,
+    /// Duration of a pass.
+    pub seconds: Histogram,
+    /// Steps, by kind and result.
+    pub steps: IntCounterVec,
+    /// Whether this process leads.
+    pub leader: IntGauge,
+}
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// If two have one name, which the tests exclude.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let metrics = Self {
+            passes: IntCounterVec::new(Opts::new("creto_operator_reconcile_total", "Reconciliations by result"), &["result"])?,
+            seconds: Histogram::with_opts(
+                HistogramOpts::new("creto_operator_reconcile_seconds", "Duration of a reconciliation")
+                    .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            )?,
+            steps: IntCounterVec::new(Opts::new("creto_operator_steps_total", "Steps done, by kind and result"), &["step", "result"])?,
+            leader: IntGauge::new("creto_operator_leader", "1 if this process holds the lease")?,
+            registry,
+        };
+        metrics.registry.register(Box::new(metrics.passes.clone()))?;
+        metrics.registry.register(Box::new(metrics.seconds.clone()))?;
+        metrics.registry.register(Box::new(metrics.steps.clone()))?;
+        metrics.registry.register(Box::new(metrics.leader.clone()))?;
+        Ok(metrics)
+    }
+
+    /// As Prometheus reads them.
+    ///
+    /// # Errors
+    /// If they do not encode.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        let mut bytes = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
