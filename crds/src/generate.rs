@@ -20,9 +20,7 @@ const HEADER: &str = "# Generated from crds/src by `make crds`. Do not edit.\n";
 /// If a type has no JSON form, which the tests exclude.
 pub fn crd() -> Result<CustomResourceDefinition> {
     let mut crd = serde_json::to_value(CretoCluster::crd()).context("CretoCluster has no JSON form")?;
-    let spec = crd
-        .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties")
-        .context("the CRD has no spec")?;
+    let spec = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").context("the CRD has no spec")?;
     for kubernetes_type in ["/affinity", "/topologySpreadConstraints", "/podTemplate/properties/tolerations"] {
         let schema = spec.pointer_mut(kubernetes_type).with_context(|| format!("the CRD lacks {kubernetes_type}"))?;
         for below in ["properties", "items"] {

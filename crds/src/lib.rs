@@ -10,8 +10,7 @@ mod status;
 
 pub use generate::{MAX_YAML_BYTES, chart_yaml, crd, crd_yaml};
 pub use spec::{
-    Consensus, CretoCluster, CretoClusterSpec, ImagePullPolicy, LogLevel, PodTemplate, Resources, RetentionPolicy, Storage,
-    Tuning,
+    Consensus, CretoCluster, CretoClusterSpec, ImagePullPolicy, LogLevel, PodTemplate, Resources, RetentionPolicy, Storage, Tuning,
 };
 pub use status::{CretoClusterStatus, MemberStatus, QuorumStatus, Summary};
 

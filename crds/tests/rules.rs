@@ -123,7 +123,9 @@ fn everything_of_ours_is_bounded() {
     }
     let mut found = Vec::new();
     walk("spec", &schema()["properties"]["spec"], &mut found);
-    found.retain(|path| ["spec.affinity", "spec.topologySpreadConstraints[]", "spec.podTemplate.tolerations[]"].iter().all(|k8s| !path.starts_with(k8s)));
+    found.retain(|path| {
+        ["spec.affinity", "spec.topologySpreadConstraints[]", "spec.podTemplate.tolerations[]"].iter().all(|k8s| !path.starts_with(k8s))
+    });
     assert_eq!(found, Vec::<String>::new(), "unbounded");
 }
 
@@ -133,8 +135,17 @@ fn every_field_of_the_spec_has_a_description_and_no_other_kind_of_field_exists()
     let spec = &schema["properties"]["spec"]["properties"];
     let names: Vec<&str> = spec.as_object().unwrap().keys().map(String::as_str).collect();
     let documented = [
-        "affinity", "consensus", "image", "imagePullPolicy", "paused", "podTemplate", "replicas", "resources", "storage",
-        "topologySpreadConstraints", "tuning",
+        "affinity",
+        "consensus",
+        "image",
+        "imagePullPolicy",
+        "paused",
+        "podTemplate",
+        "replicas",
+        "resources",
+        "storage",
+        "topologySpreadConstraints",
+        "tuning",
     ];
     assert_eq!(names, documented);
     for name in names {

@@ -110,7 +110,8 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
             let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
             let patch = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
             let what = format!("growing PersistentVolumeClaim {claim} to {size}");
-            claims.patch(claim, &PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }, &Patch::Merge(&patch))
+            claims
+                .patch(claim, &PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }, &Patch::Merge(&patch))
                 .await
                 .map_err(api_error(what))?;
             Ok(Some(Notice { reason: "VolumeGrows", action: "Expand", note: format!("{claim} grows to {size}"), warning: false }))
@@ -181,7 +182,10 @@ async fn create_admin_key(client: &Client, view: &View) -> Result<Option<Notice>
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &view.cluster.names.namespace);
     match secrets.create(&created_by(), &secret).await {
         Ok(_) => {
-            let note = format!("admin key {} made; keep a copy of Secret {name}: nothing else can change this chain's members", key.public_key().fingerprint());
+            let note = format!(
+                "admin key {} made; keep a copy of Secret {name}: nothing else can change this chain's members",
+                key.public_key().fingerprint()
+            );
             Ok(Some(Notice { reason: "AdminKeyCreated", action: "Create", note, warning: false }))
         }
         // Somebody was faster: the next look uses theirs.

@@ -116,7 +116,10 @@ pub fn decide(view: &View) -> Result<Identity, Hold> {
         GenesisFound::Departing => Err(Hold::Departing(String::new())),
         GenesisFound::Unreadable(why) => refuse(
             RefusalReason::GenesisInvalid,
-            format!("ConfigMap {} holds no valid genesis: {why}; put the original back, nothing else continues this chain", names.genesis()),
+            format!(
+                "ConfigMap {} holds no valid genesis: {why}; put the original back, nothing else continues this chain",
+                names.genesis()
+            ),
         ),
         GenesisFound::Present { genesis, .. } => adopt(view, genesis),
         GenesisFound::Missing => begin(view),
@@ -135,7 +138,9 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
             RefusalReason::ReplicasDiffer,
             format!(
                 "spec.replicas is {}, but the retained chain {chain} has {} validators; set spec.replicas to {}",
-                view.cluster.replicas, content.members.len(), content.members.len()
+                view.cluster.replicas,
+                content.members.len(),
+                content.members.len()
             ),
         );
     }
@@ -144,7 +149,10 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
     {
         return refuse(
             RefusalReason::GenesisInvalid,
-            format!("ConfigMap {} names validator {found} where {expected} belongs: it is another cluster's genesis; put the original back", names.genesis()),
+            format!(
+                "ConfigMap {} names validator {found} where {expected} belongs: it is another cluster's genesis; put the original back",
+                names.genesis()
+            ),
         );
     }
     let foreign: Vec<&str> = member_volumes(view)
@@ -164,7 +172,10 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
             RefusalReason::PartsMissing,
             format!(
                 "ConfigMap {} holds the genesis of chain {chain}, but PersistentVolumeClaim {} is missing; put the volumes back, or delete ConfigMap {}, Secret {} and the remaining volumes to begin a new, empty chain",
-                names.genesis(), missing.join(", "), names.genesis(), names.admin_key()
+                names.genesis(),
+                missing.join(", "),
+                names.genesis(),
+                names.admin_key()
             ),
         );
     }
@@ -175,7 +186,9 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
                 RefusalReason::AdminKeyWrong,
                 format!(
                     "Secret {} holds admin key {}, but the genesis of chain {chain} names {}; put the original Secret back",
-                    names.admin_key(), key.fingerprint(), content.admin_key.fingerprint()
+                    names.admin_key(),
+                    key.fingerprint(),
+                    content.admin_key.fingerprint()
                 ),
             );
         }
@@ -212,7 +225,8 @@ fn begin(view: &View) -> Result<Identity, Hold> {
             RefusalReason::GenesisMissing,
             format!(
                 "ConfigMap {} with the genesis of chain {} is gone; put it back from a backup, no second chain is born under this name",
-                names.genesis(), view.cluster.status.chain_id.as_deref().unwrap_or("(unknown)")
+                names.genesis(),
+                view.cluster.status.chain_id.as_deref().unwrap_or("(unknown)")
             ),
         );
     }
@@ -235,7 +249,8 @@ fn begin(view: &View) -> Result<Identity, Hold> {
             RefusalReason::LeftOver,
             format!(
                 "{} of an earlier CretoCluster of this name is left over, but ConfigMap {} with its genesis is missing; put the ConfigMap back to continue that chain, or delete what is left over to begin a new, empty one",
-                left_over.join(", "), names.genesis()
+                left_over.join(", "),
+                names.genesis()
             ),
         );
     }
@@ -245,7 +260,8 @@ fn begin(view: &View) -> Result<Identity, Hold> {
                 RefusalReason::VolumesHoldChain,
                 format!(
                     "the volume {} holds chain {chain}, but ConfigMap {} with its genesis is missing; put the ConfigMap back to continue that chain, or delete the volumes to begin a new, empty one",
-                    names.volume(*ordinal), names.genesis()
+                    names.volume(*ordinal),
+                    names.genesis()
                 ),
             );
         }

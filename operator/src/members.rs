@@ -103,10 +103,12 @@ impl Roll {
     #[must_use]
     pub fn absent(&self) -> Vec<String> {
         let absent = self.members.iter().filter(|member| member.standing != Standing::Participating);
-        absent.map(|member| {
-            let why = member.message.as_deref().unwrap_or_default();
-            format!("{} ({}{}{why})", member.name, member.standing.as_str(), if why.is_empty() { "" } else { ": " })
-        }).collect()
+        absent
+            .map(|member| {
+                let why = member.message.as_deref().unwrap_or_default();
+                format!("{} ({}{}{why})", member.name, member.standing.as_str(), if why.is_empty() { "" } else { ": " })
+            })
+            .collect()
     }
 }
 
@@ -168,7 +170,10 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
         match status.role {
             _ if agreement.dissenters.contains(name) => (
                 Standing::Dissenting,
-                Some(format!("its chain hash at sequence {} or before is not the one that {} others report; keep its volume as evidence", status.sequence, quorum.w)),
+                Some(format!(
+                    "its chain hash at sequence {} or before is not the one that {} others report; keep its volume as evidence",
+                    status.sequence, quorum.w
+                )),
             ),
             _ if status.chain_id.is_some() && !of_this_chain(status) => {
                 (Standing::Foreign, Some(format!("its volume holds chain {}, not {chain}", status.chain_id.as_deref().unwrap_or_default())))

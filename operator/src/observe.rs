@@ -10,7 +10,10 @@ use crate::{
     view::{AdminKey, Attested, GenesisFound, Pod, Report, View, Volume},
 };
 use cretoai_consensus::{PublicKey, SignedGenesis};
-use cretoai_control::{api::Attestation, keys::{MlDsa87, SecretKey}};
+use cretoai_control::{
+    api::Attestation,
+    keys::{MlDsa87, SecretKey},
+};
 use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
@@ -57,15 +60,7 @@ pub async fn observe(client: &Client, connector: &dyn Connector, cluster: Cluste
     let live: BTreeMap<Key, serde_json::Value> = live.into_iter().flatten().collect();
     let (admin_key, admin) = read_admin_key(secret.as_ref(), &cluster.uid);
     let genesis = read_genesis(genesis.as_ref(), &cluster.uid);
-    let mut view = View {
-        admin_key,
-        genesis,
-        volumes: BTreeMap::new(),
-        live,
-        pods: BTreeMap::new(),
-        reports: BTreeMap::new(),
-        cluster,
-    };
+    let mut view = View { admin_key, genesis, volumes: BTreeMap::new(), live, pods: BTreeMap::new(), reports: BTreeMap::new(), cluster };
     let stateful_set = view.stateful_set().and_then(|set| set.uid().map(str::to_string));
     view.volumes = claims.iter().filter_map(|claim| read_volume(claim, &view.cluster, stateful_set.as_deref())).collect();
     view.pods = pods.iter().filter_map(|pod| read_pod(pod, &view.cluster, stateful_set.as_deref())).collect();

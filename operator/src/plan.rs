@@ -117,8 +117,7 @@ pub fn plan(view: &View, settings: &Settings, now_ms: u64) -> Plan {
     let decision = foreign_objects(view).map_or_else(|| identity::decide(view), Err);
     let identity = decision.as_ref().ok().cloned();
     let roll = members::roll_call(view, identity.as_ref());
-    let mut plan =
-        Plan { steps: Vec::new(), stage: Stage::Born, identity, roll, outdated: Vec::new(), rollout_waits: None };
+    let mut plan = Plan { steps: Vec::new(), stage: Stage::Born, identity, roll, outdated: Vec::new(), rollout_waits: None };
     match decision {
         Err(Hold::NoAdminKey) => {
             plan.stage = Stage::Unborn("the admin key is being made".to_string());
@@ -226,9 +225,10 @@ fn objects(view: &View, settings: &Settings, identity: &Identity) -> Vec<Step> {
 /// Volumes that are smaller than the spec asks. Growing never waits for the chain's health.
 fn expansions(view: &View) -> Vec<Step> {
     let size = &view.cluster.spec.storage.size;
-    let small = view.volumes.iter().filter(|(ordinal, volume)| {
-        **ordinal < view.cluster.replicas && quantity::thousandths(&volume.size) < quantity::thousandths(size)
-    });
+    let small = view
+        .volumes
+        .iter()
+        .filter(|(ordinal, volume)| **ordinal < view.cluster.replicas && quantity::thousandths(&volume.size) < quantity::thousandths(size));
     small.map(|(_, volume)| Step::ExpandVolume { claim: volume.name.clone(), size: size.clone() }).collect()
 }
 

@@ -194,7 +194,8 @@ async fn take_steps(context: &Context, seen: &Observation, plan: &Plan) -> (Vec<
 /// What became different in a way that people want to read about.
 fn transitions(before: &CretoClusterStatus, after: &CretoClusterStatus, plan: Option<&Plan>) -> Vec<Notice> {
     let of = |status: &CretoClusterStatus, kind: &str| {
-        status::find(&status.conditions, kind).map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+        status::find(&status.conditions, kind)
+            .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
     };
     let mut notices = Vec::new();
     let (old, new) = (of(before, condition::QUORUM), of(after, condition::QUORUM));
@@ -215,7 +216,8 @@ fn transitions(before: &CretoClusterStatus, after: &CretoClusterStatus, plan: Op
     }
     let adopted = plan.and_then(|plan| plan.identity.as_ref()?.born.as_ref()).filter(|_| !before.bootstrapped && after.bootstrapped);
     if let Some(genesis) = adopted {
-        let note = format!("the cluster runs chain {}, born under CretoCluster {}", genesis.genesis.chain_id(), genesis.genesis.cluster_uid);
+        let note =
+            format!("the cluster runs chain {}, born under CretoCluster {}", genesis.genesis.chain_id(), genesis.genesis.cluster_uid);
         notices.push(Notice { reason: "ChainAdopted", action: "Adopt", note, warning: false });
     }
     notices

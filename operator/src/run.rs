@@ -101,7 +101,13 @@ async fn definition(clusters: &Api<CretoCluster>) {
 }
 
 /// Waits for the lease, and acts while it is held.
-async fn lead(arguments: &Arguments, client: &Client, clusters: Api<CretoCluster>, metrics: Metrics, stop: watch::Receiver<bool>) -> Result<()> {
+async fn lead(
+    arguments: &Arguments,
+    client: &Client,
+    clusters: Api<CretoCluster>,
+    metrics: Metrics,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
     let identity = arguments.identity.clone().unwrap_or_else(|| format!("{MANAGER}-{:016x}", rand::random::<u64>()));
     let manager = LeaseManagerBuilder::new(client.clone(), MANAGER)
         .with_namespace(&arguments.lease_namespace)

@@ -256,11 +256,8 @@ fn quorum(plan: &Plan) -> Finding {
     let absent = roll.absent();
     if participating >= needed {
         if roll.ready() < roll.quorum.w {
-            let waits: Vec<String> = roll
-                .members
-                .iter()
-                .filter_map(|member| Some(format!("{} ({})", member.name, member.message.as_deref()?)))
-                .collect();
+            let waits: Vec<String> =
+                roll.members.iter().filter_map(|member| Some(format!("{} ({})", member.name, member.message.as_deref()?))).collect();
             let message = format!("{participating} validators answer, but they do not form a quorum yet: {}", waits.join(", "));
             return finding("False", Reason::NotConnected, message);
         }
@@ -327,7 +324,11 @@ fn degraded(plan: &Plan, errors: &[String]) -> Finding {
     }
     if !roll.agreement.dissenters.is_empty() {
         let names: Vec<&str> = roll.agreement.dissenters.iter().map(String::as_str).collect();
-        let message = format!("{} reports another chain hash than {} others; keep its volume as evidence and replace it", names.join(", "), roll.quorum.w);
+        let message = format!(
+            "{} reports another chain hash than {} others; keep its volume as evidence and replace it",
+            names.join(", "),
+            roll.quorum.w
+        );
         return finding("True", Reason::MemberDissents, message);
     }
     let absent = roll.absent();

@@ -156,7 +156,8 @@ impl World {
     pub(crate) fn tick(&mut self) {
         let Some(set) = self.stateful_set().cloned() else { return };
         let replicas = usize::try_from(set.pointer("/spec/replicas").unwrap().as_u64().unwrap()).unwrap();
-        let uid = set.pointer("/spec/volumeClaimTemplates/0/metadata/labels/cretoai.io~1cluster-uid").unwrap().as_str().unwrap().to_string();
+        let uid =
+            set.pointer("/spec/volumeClaimTemplates/0/metadata/labels/cretoai.io~1cluster-uid").unwrap().as_str().unwrap().to_string();
         let revision = self.revision().unwrap();
         for ordinal in 0..replicas {
             if !self.disks.contains_key(&ordinal) {
@@ -245,10 +246,10 @@ impl World {
                 made_for: made_for.clone(),
                 owned: *owned,
             }),
-            genesis: self.genesis.as_ref().map_or(GenesisFound::Missing, |(genesis, owned)| GenesisFound::Present {
-                genesis: Arc::clone(genesis),
-                owned: *owned,
-            }),
+            genesis: self
+                .genesis
+                .as_ref()
+                .map_or(GenesisFound::Missing, |(genesis, owned)| GenesisFound::Present { genesis: Arc::clone(genesis), owned: *owned }),
             volumes: volumes.collect(),
             live,
             pods: pods.collect(),
@@ -337,7 +338,6 @@ pub(crate) fn objects(spec: Value) -> BTreeMap<Key, Value> {
         admin_key_lost: None,
     };
     let settings = settings();
-    let blueprint =
-        build::Blueprint { cluster: &cluster, identity: &identity, settings: &settings, running_image: None, claim_size: None };
+    let blueprint = build::Blueprint { cluster: &cluster, identity: &identity, settings: &settings, running_image: None, claim_size: None };
     build::all(&blueprint).into_iter().map(|wanted| (wanted.key, wanted.object)).collect()
 }

@@ -83,7 +83,10 @@ fn an_object_is_ours_only_by_owner_or_label() {
     assert_eq!(of(json!({"labels": {"app.kubernetes.io/managed-by": MANAGER}})), Owner::Ours);
     assert_eq!(of(json!({"labels": {"app.kubernetes.io/managed-by": "Helm"}})), Owner::Foreign);
     assert_eq!(of(json!({"ownerReferences": [{"kind": "Deployment", "uid": "x", "controller": true}]})), Owner::Foreign);
-    assert_eq!(of(json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": [{"uid": "uid-1", "controller": true}]})), Owner::Departing);
+    assert_eq!(
+        of(json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": [{"uid": "uid-1", "controller": true}]})),
+        Owner::Departing
+    );
 }
 
 #[test]
@@ -164,8 +167,14 @@ fn what_the_user_asks_for_arrives() {
     assert_eq!(claim["metadata"]["labels"][CLUSTER_UID], "uid-1");
     let toml = get(&objects, Kind::ConfigMap, "prod-config")["data"]["node.toml"].as_str().unwrap();
     for line in [
-        "id = \"prod\"", "log_level = \"debug\"", "finality_timeout_ms = 700", "max_pending_vertices = 5000", "cache_size_mb = 256",
-        "write_buffer_mb = 64", "quorum_threshold = 0.67", "listen_addr = \"0.0.0.0:9000\"",
+        "id = \"prod\"",
+        "log_level = \"debug\"",
+        "finality_timeout_ms = 700",
+        "max_pending_vertices = 5000",
+        "cache_size_mb = 256",
+        "write_buffer_mb = 64",
+        "quorum_threshold = 0.67",
+        "listen_addr = \"0.0.0.0:9000\"",
         "    \"/dns4/prod-3.prod-nodes.apps.svc/udp/9001/quic\",",
     ] {
         assert!(toml.lines().any(|have| have == line), "{line:?} is not in\n{toml}");
@@ -175,7 +184,10 @@ fn what_the_user_asks_for_arrives() {
 #[test]
 fn a_change_of_the_configuration_rolls_the_pods() {
     let hash = |spec: Value| {
-        get(&objects(spec), Kind::StatefulSet, "prod")["spec"]["template"]["metadata"]["annotations"][CONFIG_HASH].as_str().unwrap().to_string()
+        get(&objects(spec), Kind::StatefulSet, "prod")["spec"]["template"]["metadata"]["annotations"][CONFIG_HASH]
+            .as_str()
+            .unwrap()
+            .to_string()
     };
     assert_ne!(hash(json!({"replicas": 4})), hash(json!({"replicas": 4, "tuning": {"logLevel": "debug"}})));
     assert_eq!(hash(json!({"replicas": 4})), hash(json!({"replicas": 4, "image": "other"})));
@@ -187,11 +199,20 @@ fn the_operators_labels_win() {
     cluster.spec.pod_template.labels.insert("app.kubernetes.io/name".into(), "evil".into());
     let identity = Identity { cluster_uid: "u".into(), admin_fingerprint: Hash::ZERO, born: None, admin_key_lost: None };
     let settings = settings();
-    let blueprint = Blueprint { cluster: &cluster, identity: &identity, settings: &settings, running_image: Some("running:1"), claim_size: Some("1Gi") };
+    let blueprint = Blueprint {
+        cluster: &cluster,
+        identity: &identity,
+        settings: &settings,
+        running_image: Some("running:1"),
+        claim_size: Some("1Gi"),
+    };
     let set = all(&blueprint).into_iter().find(|wanted| wanted.key.kind == Kind::StatefulSet).unwrap().object;
     assert_eq!(set["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"], "cretoai-node");
     assert_eq!(set["spec"]["template"]["spec"]["containers"][0]["image"], "running:1", "an upgrade of the operator changes no image");
-    assert_eq!(set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "1Gi", "Kubernetes lets nobody change it");
+    assert_eq!(
+        set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "1Gi",
+        "Kubernetes lets nobody change it"
+    );
 }
 
 #[test]
@@ -225,7 +246,10 @@ fn every_port_has_one_policy_and_nothing_else_comes_in() {
     assert_eq!(operator[0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "creto-system");
     assert_eq!(operator[0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"], MANAGER);
     let peers = &policy("peers")["ingress"][0]["from"];
-    assert_eq!(peers, &json!([{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "cretoai-node", "app.kubernetes.io/instance": "prod"}}}]));
+    assert_eq!(
+        peers,
+        &json!([{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "cretoai-node", "app.kubernetes.io/instance": "prod"}}}])
+    );
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! The pods: ServiceAccount, StatefulSet, PodDisruptionBudget.
 
 use super::{Blueprint, Kind, config};
-use crate::names::{
-    API_PORT, CLUSTER_UID, CONFIG_HASH, CONTROL_PORT, METRICS_PORT, NODE_USER, PEER_PORT, token_audience,
-};
+use crate::names::{API_PORT, CLUSTER_UID, CONFIG_HASH, CONTROL_PORT, METRICS_PORT, NODE_USER, PEER_PORT, token_audience};
 use cretoai_consensus::Hash;
 use cretoai_crds::RetentionPolicy;
 use serde_json::{Map, Value, json};

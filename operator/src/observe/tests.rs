@@ -30,7 +30,8 @@ fn check(review: &TokenReviewStatus) -> Result<(), String> {
 #[test]
 fn only_a_token_of_this_very_pod_for_this_cluster_counts() {
     assert_eq!(check(&review()), Ok(()));
-    let bad: [(&str, fn(&mut TokenReviewStatus)); 8] = [
+    type Spoil = fn(&mut TokenReviewStatus);
+    let bad: [(&str, Spoil); 8] = [
         ("not authenticated", |review| review.authenticated = Some(false)),
         ("no audience", |review| review.audiences = None),
         ("another audience", |review| review.audiences = Some(vec!["https://kubernetes.default.svc".into()])),
@@ -75,7 +76,8 @@ fn what_a_node_says_of_itself_must_be_what_the_api_server_says() {
 
 #[test]
 fn the_admin_key_is_read_or_the_reason_told() {
-    let secret = |seed: Option<Vec<u8>>| Secret { data: seed.map(|seed| [(SEED_KEY.to_string(), ByteString(seed))].into()), ..Secret::default() };
+    let secret =
+        |seed: Option<Vec<u8>>| Secret { data: seed.map(|seed| [(SEED_KEY.to_string(), ByteString(seed))].into()), ..Secret::default() };
     let (found, admin) = read_admin_key(Some(&secret(Some(vec![7; 32]))), "uid-1");
     assert!(matches!(found, AdminKey::Present { key: found, made_for: None, owned: false } if found == *key(7).public_key()));
     assert!(admin.is_some());
@@ -85,7 +87,8 @@ fn the_admin_key_is_read_or_the_reason_told() {
     assert!(matches!(read_admin_key(None, "uid-1"), (AdminKey::Missing, None)));
     let mut departing = secret(Some(vec![7; 32]));
     departing.metadata.owner_references = Some(vec![
-        serde_json::from_value(json!({"apiVersion": "cretoai.io/v1alpha1", "kind": "CretoCluster", "name": "prod", "uid": "uid-0"})).unwrap(),
+        serde_json::from_value(json!({"apiVersion": "cretoai.io/v1alpha1", "kind": "CretoCluster", "name": "prod", "uid": "uid-0"}))
+            .unwrap(),
     ]);
     assert!(matches!(read_admin_key(Some(&departing), "uid-1"), (AdminKey::Departing, None)));
     assert!(matches!(read_admin_key(Some(&departing), "uid-0"), (AdminKey::Present { owned: true, .. }, Some(_))));
@@ -95,7 +98,8 @@ fn the_admin_key_is_read_or_the_reason_told() {
 fn only_a_genesis_that_its_admin_signed_is_read() {
     let world = World::alive(4);
     let genesis = world.genesis.as_ref().unwrap().0.as_ref().clone();
-    let config_map = |bytes: Vec<u8>| ConfigMap { binary_data: Some([(GENESIS_KEY.to_string(), ByteString(bytes))].into()), ..ConfigMap::default() };
+    let config_map =
+        |bytes: Vec<u8>| ConfigMap { binary_data: Some([(GENESIS_KEY.to_string(), ByteString(bytes))].into()), ..ConfigMap::default() };
     assert!(matches!(read_genesis(Some(&config_map(genesis.encode())), "u"), GenesisFound::Present { owned: false, .. }));
     let mut forged = genesis.clone();
     forged.genesis.created_ms += 1;
@@ -127,7 +131,9 @@ fn only_pods_of_the_live_stateful_set_count() {
 
 #[test]
 fn what_is_wrong_with_a_pod_is_told_in_a_sentence() {
-    let pod = |status: serde_json::Value| -> KubePod { serde_json::from_value(json!({"metadata": {"name": "prod-0"}, "status": status})).unwrap() };
+    let pod = |status: serde_json::Value| -> KubePod {
+        serde_json::from_value(json!({"metadata": {"name": "prod-0"}, "status": status})).unwrap()
+    };
     let waiting = pod(json!({"containerStatuses": [{"name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 3,
         "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}, "lastState": {"terminated": {"exitCode": 137}}}]}));
     let told = trouble(&waiting).unwrap();

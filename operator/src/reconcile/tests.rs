@@ -33,7 +33,8 @@ fn answer(status: StatusCode, body: &Value) -> Response<Body> {
 }
 
 fn failure(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
-    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": status.as_u16(), "message": message});
+    let body =
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": status.as_u16(), "message": message});
     answer(status, &body)
 }
 
@@ -68,7 +69,8 @@ impl Server {
                 Some(object) => answer(StatusCode::OK, object),
                 None if collection || path.ends_with("/pods") || path.ends_with("/persistentvolumeclaims") => {
                     let prefix = format!("{path}/");
-                    let items: Vec<&Value> = self.objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, object)| object).collect();
+                    let items: Vec<&Value> =
+                        self.objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, object)| object).collect();
                     answer(StatusCode::OK, &json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}))
                 }
                 None => failure(StatusCode::NOT_FOUND, "NotFound", "not found"),

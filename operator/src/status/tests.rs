@@ -248,7 +248,8 @@ fn a_status_without_a_look_keeps_the_facts() {
 
 #[test]
 fn sizes_that_buy_less_than_people_think_say_so() {
-    for (replicas, words) in [(1, "1 tolerate no faulty"), (3, "4 would tolerate one"), (5, "no more than 4 do"), (6, "no more than 4 do")] {
+    for (replicas, words) in [(1, "1 tolerate no faulty"), (3, "4 would tolerate one"), (5, "no more than 4 do"), (6, "no more than 4 do")]
+    {
         let message = is(&status(&World::alive(replicas)), condition::QUORUM).2.to_string();
         assert!(message.contains(words), "{replicas}: {message}");
     }
