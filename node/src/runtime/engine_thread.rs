@@ -1,0 +1,136 @@
+//! The engine's thread: events in, turns out, in the order that keeps the protocol safe.
+
+use super::{ledger::Node, stop_for_safety};
+use crate::{
+    storage::Storage,
+    transport::{Budget, Transport},
+};
+use bytes::Bytes;
+use cretoai_consensus::{
+    Message, NodeId, Payload, encode,
+    engine::{Engine, Input, Now, Recipient, Turn, Violation, ViolationKind},
+};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The most events that one turn takes in: more would only delay its votes.
+const MAX_EVENTS: usize = 512;
+
+/// What the engine's thread waits for.
+pub(super) enum Event {
+    Message { from: NodeId, message: Message, _budget: Budget },
+    Connected(NodeId),
+    Submit(Payload),
+    Stop,
+}
+
+pub(super) struct EngineThread {
+    engine: Engine,
+    events: mpsc::Receiver<Event>,
+    storage: Arc<Storage>,
+    transport: Arc<Transport>,
+    node: Arc<Node>,
+    began: Instant,
+}
+
+impl EngineThread {
+    pub(super) fn new(
+        engine: Engine,
+        events: mpsc::Receiver<Event>,
+        storage: Arc<Storage>,
+        transport: Arc<Transport>,
+        node: Arc<Node>,
+    ) -> Self {
+        Self { engine, events, storage, transport, node, began: Instant::now() }
+    }
+
+    pub(super) fn spawn(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("creto-engine".into()).spawn(move || {
+            // A panic in the engine must not leave a node that looks alive.
+            let run = std::panic::AssertUnwindSafe(|| self.run());
+            if std::panic::catch_unwind(run).is_err() {
+                stop_for_safety("the engine panicked");
+            }
+        })
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { at: self.began.elapsed(), wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    fn run(mut self) {
+        let mut wake = Duration::ZERO;
+        loop {
+            let wait = wake.saturating_sub(self.began.elapsed());
+            let first = match self.events.recv_timeout(wait) {
+                Ok(event) => Some(event),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
+            let now = self.now();
+            let mut taken = 0;
+            let mut next = first;
+            while let Some(event) = next {
+                if !self.take_in(now, event) {
+                    return;
+                }
+                taken += 1;
+                next = if taken < MAX_EVENTS { self.events.try_recv().ok() } else { None };
+            }
+            let turn = self.engine.end_turn(self.now());
+            wake = turn.wake;
+            self.carry_out(&turn);
+        }
+    }
+
+    /// Gives an event to the engine. False when the node is to stop.
+    fn take_in(&mut self, now: Now, event: Event) -> bool {
+        let input = match event {
+            Event::Message { from, message, _budget } => {
+                if let Message::Status(status) = &message {
+                    self.node.heard(from, status.executed);
+                }
+                Input::Message { from, message }
+            }
+            Event::Connected(peer) => Input::Connected(peer),
+            Event::Submit(payload) => Input::Submit(payload),
+            Event::Stop => return false,
+        };
+        self.engine.handle(now, input);
+        true
+    }
+
+    /// Writes first, then sends and answers.
+    fn carry_out(&self, turn: &Turn) {
+        if let Some(reason) = &turn.diverged {
+            stop_for_safety(reason);
+        }
+        if !turn.writes.is_empty()
+            && let Err(error) = self.storage.write(turn)
+        {
+            stop_for_safety(&error.to_string());
+        }
+        for (to, message) in &turn.sends {
+            let class = message.urgency().into();
+            let frame = Bytes::from(encode(message));
+            match to {
+                Recipient::All => self.transport.broadcast(class, frame),
+                Recipient::One(peer) => self.transport.send(*peer, class, frame),
+            }
+        }
+        for Violation { node, kind } in &turn.violations {
+            let kind = match kind {
+                ViolationKind::Equivocation => "equivocation",
+                ViolationKind::InvalidSignature => "invalid_signature",
+                ViolationKind::Malformed => "malformed",
+            };
+            self.node.count_violation(*node, kind);
+        }
+        self.node.turned(&self.engine, turn);
+    }
+}

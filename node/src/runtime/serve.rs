@@ -1,0 +1,73 @@
+//! Answers peers' fetches from the store, on a thread of its own: a laggard must never slow down a vote.
+
+use crate::{storage::Storage, transport::Transport};
+use bytes::Bytes;
+use cretoai_consensus::{Message, NodeId, encode};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+/// How many requests may wait; more are dropped, and asked again elsewhere.
+pub(super) const MAX_WAITING: usize = 64;
+
+/// Bytes a second that one peer may fetch.
+const RATE: u64 = 32 << 20;
+
+/// What a peer asks for: [`Message::FetchRecords`] or [`Message::FetchLane`].
+pub(super) struct Request {
+    pub(super) from: NodeId,
+    pub(super) message: Message,
+}
+
+/// A token bucket that holds one second of [`RATE`]. It may be overdrawn by one answer.
+struct Bucket {
+    bytes: i64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn full() -> Self {
+        Self { bytes: RATE as i64, filled: Instant::now() }
+    }
+
+    fn refill(&mut self) {
+        let elapsed = self.filled.elapsed().min(Duration::from_secs(1));
+        self.filled = Instant::now();
+        self.bytes = (self.bytes + (elapsed.as_secs_f64() * RATE as f64) as i64).min(RATE as i64);
+    }
+}
+
+/// Starts the thread. It ends when nobody can ask any more.
+pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, transport: Arc<Transport>) -> io::Result<()> {
+    std::thread::Builder::new().name("creto-serve".into()).spawn(move || {
+        let mut buckets: HashMap<NodeId, Bucket> = HashMap::new();
+        for Request { from, message } in requests {
+            let bucket = buckets.entry(from).or_insert_with(Bucket::full);
+            bucket.refill();
+            if bucket.bytes <= 0 {
+                continue;
+            }
+            for answer in answer(&storage, &message) {
+                let frame = Bytes::from(encode(&answer));
+                bucket.bytes -= frame.len() as i64;
+                transport.send(from, answer.urgency().into(), frame);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn answer(storage: &Storage, request: &Message) -> Vec<Message> {
+    let found = match request {
+        Message::FetchRecords { from } => storage.records(*from).map(|records| records.into_iter().collect()),
+        Message::FetchLane { author, above, up_to } => storage.lane(*author, *above, *up_to),
+        _ => return Vec::new(),
+    };
+    found.unwrap_or_else(|error| {
+        tracing::error!(%error, "a peer's fetch cannot be answered");
+        Vec::new()
+    })
+}

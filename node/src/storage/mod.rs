@@ -1,0 +1,323 @@
+//! What a node writes down, in RocksDB.
+//!
+//! | column family | key | value |
+//! |---|---|---|
+//! | `vertices` | vertex id | [`Vertex`] |
+//! | `edges` | parent id, child id | nothing |
+//! | `metadata` | vertex id | [`VertexMetadata`] |
+//! | `index_height` | height, author, vertex id | nothing |
+//! | `index_timestamp` | the author's timestamp (ms), vertex id | nothing |
+//! | `finalized` | sequence | [`Finalized`] |
+//! | `payloads` | payload id | [`Location`] |
+//! | `consensus` | see `votes` | genesis, votes, certificates |
+//!
+//! The first six are the specification's. Numbers in keys are big-endian, values are canonical borsh. One turn of the
+//! engine is one write batch, and batches are written in the order of turns: what survives a crash is a prefix.
+
+mod fetch;
+mod recover;
+mod votes;
+
+use crate::metrics::Metrics;
+use borsh::{BorshDeserialize, BorshSerialize};
+use cretoai_consensus::{
+    CheckedVertex, DecodeError, Domain, Epoch, Hash, Height, NodeId, Outcome, Payload, Record, Sequence, Vertex, decode, encode,
+    engine::{Execution, Turn, Write},
+};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, WriteBatch, WriteOptions};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+const VERTICES: &str = "vertices";
+const EDGES: &str = "edges";
+const METADATA: &str = "metadata";
+const INDEX_HEIGHT: &str = "index_height";
+const INDEX_TIMESTAMP: &str = "index_timestamp";
+const FINALIZED: &str = "finalized";
+const PAYLOADS: &str = "payloads";
+const CONSENSUS: &str = "consensus";
+const FAMILIES: [&str; 8] = [VERTICES, EDGES, METADATA, INDEX_HEIGHT, INDEX_TIMESTAMP, FINALIZED, PAYLOADS, CONSENSUS];
+
+/// What is known of a vertex beside itself.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct VertexMetadata {
+    /// Its author.
+    pub author: NodeId,
+    /// Its height in the author's lane.
+    pub height: Height,
+    /// The author's claim of when it was made, Unix milliseconds.
+    pub timestamp_ms: u64,
+    /// The sequence that made it final, once one did.
+    pub finalized: Option<Sequence>,
+}
+
+/// A decision as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Finalized {
+    /// The record.
+    pub record: Record,
+    /// The chain hash after it.
+    pub chain_hash: Hash,
+    /// For each vertex of the record the outcomes of its payloads.
+    pub outcomes: Vec<Vec<Outcome>>,
+}
+
+/// Where a payload stands in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Location {
+    /// The sequence that ordered it.
+    pub sequence: Sequence,
+    /// Its position among all payloads of that sequence.
+    pub index: u32,
+    /// The vertex that carries it.
+    pub vertex: Hash,
+    /// Its position in that vertex.
+    pub position: u32,
+    /// What became of it there.
+    pub outcome: Outcome,
+}
+
+/// What goes wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// RocksDB refused.
+    #[error("RocksDB at {path}: {source}")]
+    RocksDb {
+        /// The database.
+        path: PathBuf,
+        /// What it said.
+        source: rocksdb::Error,
+    },
+    /// Something that is in the store cannot be read, or is missing.
+    #[error("the store at {path} is damaged: {what}. Move the volume aside and let the node start with an empty one")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+}
+
+/// The sizes that node.toml sets.
+#[derive(Clone, Copy, Debug)]
+pub struct StorageOptions {
+    /// Block cache, bytes.
+    pub cache_bytes: usize,
+    /// Memory tables of all column families together, bytes.
+    pub write_buffer_bytes: usize,
+}
+
+/// The store of one node.
+pub struct Storage {
+    db: DB,
+    path: PathBuf,
+    metrics: Arc<Metrics>,
+}
+
+impl Storage {
+    /// Opens the database, or makes it.
+    ///
+    /// # Errors
+    /// When RocksDB cannot open it: another process holds it, no permission, or damage.
+    pub fn open(path: &Path, options: StorageOptions, metrics: Arc<Metrics>) -> Result<Self, StorageError> {
+        let mut db_options = Options::default();
+        db_options.create_if_missing(true);
+        db_options.create_missing_column_families(true);
+        db_options.set_db_write_buffer_size(options.write_buffer_bytes);
+        db_options.set_max_total_wal_size(options.write_buffer_bytes as u64);
+        db_options.set_max_open_files(512);
+        db_options.set_max_background_jobs(2);
+        db_options.set_keep_log_file_num(4);
+        db_options.set_max_log_file_size(16 << 20);
+        // All column families reach the disk together: what survives is a prefix of the batches.
+        db_options.set_atomic_flush(true);
+        let cache = Cache::new_lru_cache(options.cache_bytes);
+        let families = FAMILIES.map(|name| {
+            let mut table = BlockBasedOptions::default();
+            table.set_block_cache(&cache);
+            table.set_bloom_filter(10.0, false);
+            table.set_cache_index_and_filter_blocks(true);
+            let mut family = Options::default();
+            family.set_block_based_table_factory(&table);
+            family.set_compression_type(DBCompressionType::Lz4);
+            ColumnFamilyDescriptor::new(name, family)
+        });
+        let db = DB::open_cf_descriptors(&db_options, path, families)
+            .map_err(|source| StorageError::RocksDb { path: path.to_owned(), source })?;
+        Ok(Self { db, path: path.to_owned(), metrics })
+    }
+
+    fn family(&self, name: &'static str) -> Result<Arc<rocksdb::BoundColumnFamily<'_>>, StorageError> {
+        self.db.cf_handle(name).ok_or_else(|| self.damaged(format!("column family {name} is missing")))
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> StorageError {
+        StorageError::Damaged { path: self.path.clone(), what: what.into() }
+    }
+
+    fn failed(&self, source: rocksdb::Error) -> StorageError {
+        StorageError::RocksDb { path: self.path.clone(), source }
+    }
+
+    fn unreadable(&self, error: &DecodeError) -> StorageError {
+        self.damaged(error.to_string())
+    }
+
+    fn get<T: BorshDeserialize>(&self, family: &'static str, key: &[u8]) -> Result<Option<T>, StorageError> {
+        let bytes = self.db.get_pinned_cf(&self.family(family)?, key).map_err(|e| self.failed(e))?;
+        bytes.map(|bytes| decode(&bytes).map_err(|e| self.unreadable(&e))).transpose()
+    }
+
+    fn put(&self, batch: &mut WriteBatch, family: &'static str, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        batch.put_cf(&self.family(family)?, key, value);
+        Ok(())
+    }
+
+    /// Writes what a turn of the engine must leave behind, in one batch, with one fsync if the turn asks for it.
+    ///
+    /// # Errors
+    /// When the write fails. The node must then stop: it would vote on what it may forget.
+    pub fn write(&self, turn: &Turn) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::default();
+        for write in &turn.writes {
+            match write {
+                Write::Vertex(vertex) => self.put_vertex(&mut batch, vertex)?,
+                Write::Vote { vote, proposed } => self.put_vote(&mut batch, vote, proposed.as_ref())?,
+                Write::Prepared(certificate) => self.put_prepared(&mut batch, certificate)?,
+                Write::Execution(execution) => self.put_execution(&mut batch, execution)?,
+            }
+        }
+        self.commit(batch, turn.sync)
+    }
+
+    fn commit(&self, batch: WriteBatch, sync: bool) -> Result<(), StorageError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        let began = Instant::now();
+        self.db.write_opt(batch, &options).map_err(|e| self.failed(e))?;
+        if sync {
+            self.metrics.rocksdb_write.observe(began.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    fn put_vertex(&self, batch: &mut WriteBatch, vertex: &CheckedVertex) -> Result<(), StorageError> {
+        self.metrics.vertices_stored.inc();
+        let (id, header) = (vertex.id(), vertex.header());
+        self.put(batch, VERTICES, &id.0, &encode(vertex.vertex()))?;
+        for parent in header.parents() {
+            self.put(batch, EDGES, &[parent.0, id.0].concat(), &[])?;
+        }
+        let metadata = VertexMetadata { author: header.author, height: header.height, timestamp_ms: header.timestamp_ms, finalized: None };
+        self.put(batch, METADATA, &id.0, &encode(&metadata))?;
+        self.put(batch, INDEX_HEIGHT, &[slot(header.author, header.height).as_slice(), &id.0].concat(), &[])?;
+        self.put(batch, INDEX_TIMESTAMP, &[header.timestamp_ms.to_be_bytes().as_slice(), &id.0].concat(), &[])
+    }
+
+    fn put_execution(&self, batch: &mut WriteBatch, execution: &Execution) -> Result<(), StorageError> {
+        let sequence = execution.record.proposal.sequence;
+        let mut index = 0;
+        for (vertex, outcomes) in &execution.vertices {
+            let header = vertex.header();
+            let metadata = VertexMetadata {
+                author: header.author,
+                height: header.height,
+                timestamp_ms: header.timestamp_ms,
+                finalized: Some(sequence),
+            };
+            self.put(batch, METADATA, &vertex.id().0, &encode(&metadata))?;
+            for ((position, (id, _)), outcome) in (0..).zip(vertex.payloads()).zip(outcomes) {
+                let location = Location { sequence, index, vertex: vertex.id(), position, outcome: *outcome };
+                // Only an execution may take the place of what is known already.
+                let known = || self.location(&id).map(|known| known.is_some());
+                if matches!(outcome, Outcome::Executed) || (!matches!(outcome, Outcome::Duplicate { .. }) && !known()?) {
+                    self.put(batch, PAYLOADS, &id.0, &encode(&location))?;
+                }
+                index += 1;
+            }
+        }
+        let finalized = Finalized {
+            record: execution.record.clone(),
+            chain_hash: execution.chain_hash,
+            outcomes: execution.vertices.iter().map(|(_, outcomes)| outcomes.clone()).collect(),
+        };
+        self.put(batch, FINALIZED, &sequence.0.to_be_bytes(), &encode(&finalized))?;
+        self.put_commit_certificate(batch, execution)
+    }
+
+    /// The newest decision, if there is one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn newest(&self) -> Result<Option<Finalized>, StorageError> {
+        let mut newest = self.db.iterator_cf(&self.family(FINALIZED)?, IteratorMode::End);
+        let Some(entry) = newest.next() else { return Ok(None) };
+        let (_, bytes) = entry.map_err(|e| self.failed(e))?;
+        decode(&bytes).map(Some).map_err(|e| self.unreadable(&e))
+    }
+
+    /// The decision of a sequence.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn finalized(&self, sequence: Sequence) -> Result<Option<Finalized>, StorageError> {
+        self.get(FINALIZED, &sequence.0.to_be_bytes())
+    }
+
+    /// A vertex by its id.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn vertex(&self, id: &Hash) -> Result<Option<Vertex>, StorageError> {
+        self.metrics.vertices_read.inc();
+        self.get(VERTICES, &id.0)
+    }
+
+    /// Where a payload stands, if it was ordered.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn location(&self, id: &Hash) -> Result<Option<Location>, StorageError> {
+        self.get(PAYLOADS, &id.0)
+    }
+
+    /// The payload at a location.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the vertex is not there.
+    pub fn payload(&self, location: &Location) -> Result<Payload, StorageError> {
+        let vertex = self.vertex(&location.vertex)?;
+        let payload = vertex.and_then(|v| v.payloads.into_iter().nth(location.position as usize));
+        payload.ok_or_else(|| self.damaged(format!("payload {} of vertex {} is missing", location.position, location.vertex)))
+    }
+
+    /// The ids of the vertices in a slot of a lane: one, or two if their author forked.
+    fn slot(&self, author: NodeId, height: Height) -> Result<Vec<Hash>, StorageError> {
+        let prefix = slot(author, height);
+        let mut ids = Vec::new();
+        let from = IteratorMode::From(&prefix, rocksdb::Direction::Forward);
+        for entry in self.db.iterator_cf(&self.family(INDEX_HEIGHT)?, from) {
+            let (key, _) = entry.map_err(|e| self.failed(e))?;
+            let Some(id) = key.strip_prefix(prefix.as_slice()) else { break };
+            ids.push(Hash(id.try_into().map_err(|_| self.damaged("a height index key of the wrong size"))?));
+        }
+        Ok(ids)
+    }
+}
+
+/// The beginning of a key of `index_height`.
+fn slot(author: NodeId, height: Height) -> [u8; 12] {
+    let mut key = [0; 12];
+    let (high, low) = key.split_at_mut(8);
+    high.copy_from_slice(&height.0.to_be_bytes());
+    low.copy_from_slice(&author.0.to_be_bytes());
+    key
+}
+
+/// The domain of all objects while there is one epoch.
+const fn domain(chain_id: Hash) -> Domain {
+    Domain { chain_id, epoch: Epoch(0) }
+}
