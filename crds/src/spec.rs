@@ -40,16 +40,16 @@ use std::collections::BTreeMap;
     validation = Rule::new("self.metadata.name.size() > 40 || self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must begin with a letter and hold only lower-case letters, digits and '-', since Services are named after it"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.bootstrapped) || !oldSelf.status.bootstrapped || self.spec.replicas == oldSelf.spec.replicas")
-        .message(Message::Expression("'spec.replicas is immutable once the chain is born: this version does not add or remove validators; set it back to ' + string(oldSelf.spec.replicas)".to_string()))
+        .message("spec.replicas is immutable once the chain is born, since this version does not add or remove validators; set it back to the number of status.members")
         .field_path(".spec.replicas"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CretoClusterSpec {
     /// Validators: 1 for development, or 3 to 31. n nodes tolerate f = (n-1)/3 faulty ones, so 3 tolerate none and 4
     /// tolerate one; a count that is not 3f+1 adds cost and no tolerance. Immutable once the chain is born.
-    #[x_kube(validation = Rule::new("self == 1 || (self >= 3 && self <= 31)").message(Message::Expression(
-        "'spec.replicas is ' + string(self) + ', but must be 1 (development) or 3 to 31; set 4, the least that tolerates one faulty node'".to_string()
-    )))]
+    #[x_kube(validation = Rule::new("self == 1 || (self >= 3 && self <= 31)").message(
+        "spec.replicas must be 1 (development) or 3 to 31; set 4, the least that tolerates one faulty node"
+    ))]
     pub replicas: i32,
 
     /// Image of the node. Left out: the image that the operator was installed with when this cluster was made; an

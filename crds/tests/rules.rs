@@ -38,7 +38,7 @@ fn the_least_that_a_user_types_is_accepted() {
 #[test]
 fn counts_without_meaning_are_refused_with_the_fix() {
     for replicas in [-1, 0, 2, 32, 1_000_000] {
-        refused(&cluster("prod", json!({"replicas": replicas})), None, &["spec.replicas", &replicas.to_string(), "set 4"]);
+        refused(&cluster("prod", json!({"replicas": replicas})), None, &["spec.replicas", "set 4"]);
     }
 }
 
@@ -85,7 +85,7 @@ fn replicas_change_before_birth_and_never_after() {
     for born in [None, Some(false)] {
         assert_eq!(refusal(&with(7, born), Some(&with(4, born))), None);
     }
-    refused(&with(7, Some(true)), Some(&with(4, Some(true))), &["spec.replicas", "immutable", "back to 4"]);
+    refused(&with(7, Some(true)), Some(&with(4, Some(true))), &["spec.replicas", "immutable", "status.members"]);
     assert_eq!(refusal(&with(4, Some(true)), Some(&with(4, Some(true)))), None);
 }
 
