@@ -1,0 +1,17 @@
+//! The node's three HTTP ports: clients (8080), the control port (9000, TLS with raw public keys) and metrics with
+//! probes (9090).
+//!
+//! The rule: everything that a caller can make grow is bounded: connections, requests at work, header and body sizes,
+//! and the time that each may take. Whoever is refused is told in one sentence what to do.
+
+pub mod client_api;
+pub mod control;
+mod error;
+pub mod front;
+mod payloads;
+pub mod probes;
+mod serve;
+
+pub use error::ApiError;
+pub use front::Front;
+pub use serve::{Listening, ServeError};

@@ -1,0 +1,2 @@
+//! Laid out in this commit.
+fn main() {}

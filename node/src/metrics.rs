@@ -1,0 +1,210 @@
+//! What a node counts, under the names of the specification.
+//!
+//! The rule: no label that an outsider can grow. Peers are members of the genesis (at most 31); reasons, types and
+//! classes are fixed words.
+
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+/// All counters of a node. Their fields are public: whoever sees the event counts it.
+pub struct Metrics {
+    registry: Registry,
+    /// Vertices that a decision ordered.
+    pub vertices_finalized: IntCounter,
+    /// Vertices written to the database.
+    pub vertices_stored: IntCounter,
+    /// Vertices read from the database.
+    pub vertices_read: IntCounter,
+    /// Seconds from a payload's arrival at this node to its outcome.
+    pub finality_time: Histogram,
+    /// Proven violations, by `node_id` and `type`.
+    pub byzantine_violations: IntCounterVec,
+    /// QUIC connections to and from members.
+    pub quic_connections: IntGauge,
+    /// Connections refused, by `port` and `reason`; see [`Metrics::refused`].
+    pub refused_connections: IntCounterVec,
+    /// The newest executed sequence.
+    pub sequence: IntGauge,
+    /// The current view.
+    pub view: IntGauge,
+    /// Members heard of lately, this node included.
+    pub quorum_participating: IntGauge,
+    /// Seconds of one fsynced batch.
+    pub rocksdb_write: Histogram,
+    /// Payloads that the API took in.
+    pub payloads_accepted: IntCounter,
+    /// Payloads with a final outcome that were taken in here.
+    pub payloads_finalized: IntCounter,
+    /// Payloads that the API refused, for whatever reason.
+    pub payloads_refused: IntCounter,
+    /// Bytes of payloads taken in here and not yet final.
+    pub pending_payload_bytes: IntGauge,
+    /// Frames not sent because a queue was full or the peer away, by `class`.
+    pub dropped_frames: IntCounterVec,
+    /// Bytes of frames given to QUIC, by `class`.
+    pub sent_bytes: IntCounterVec,
+    /// Bytes of frames that came from members.
+    pub received_bytes: IntCounter,
+    /// The smoothed round-trip time to each member, in microseconds.
+    pub quic_rtt_microseconds: IntGaugeVec,
+    resident_memory: IntGauge,
+}
+
+/// Why a metric could not be set up: a name that is there twice or malformed, which only a change of this file can cause.
+pub type MetricsError = prometheus::Error;
+
+/// Finality and round trips: 1 ms to 10 s, fine around the bars of 50, 250 and 500 ms.
+const SECONDS: &[f64] =
+    &[0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0];
+/// One fsync: 100 us to 1 s, fine around the bar of 10 ms.
+const WRITE_SECONDS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0];
+
+impl Metrics {
+    /// A registry with everything at zero.
+    ///
+    /// # Errors
+    /// [`MetricsError`].
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let r = &registry;
+        let build = labelled_gauge(r, "cretoai_build_info", "1, with the version of this node", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            vertices_finalized: counter(r, "cretoai_vertices_finalized_total", "Vertices that a decision ordered")?,
+            vertices_stored: counter(r, "cretoai_vertices_stored_total", "Vertices written to the database")?,
+            vertices_read: counter(r, "cretoai_vertices_read_total", "Vertices read from the database")?,
+            finality_time: histogram(r, "cretoai_finality_time_seconds", "From a payload's arrival to its outcome", SECONDS)?,
+            byzantine_violations: labelled(r, "cretoai_byzantine_violations_total", "Proven violations", &["node_id", "type"])?,
+            quic_connections: gauge(r, "cretoai_quic_connections", "QUIC connections to and from members")?,
+            refused_connections: labelled(r, "cretoai_refused_connections_total", "Connections refused", &["port", "reason"])?,
+            sequence: gauge(r, "cretoai_sequence", "The newest executed sequence")?,
+            view: gauge(r, "cretoai_view", "The current view")?,
+            quorum_participating: gauge(r, "cretoai_quorum_participating", "Members heard of lately, this node included")?,
+            rocksdb_write: histogram(r, "cretoai_rocksdb_write_seconds", "One fsynced batch", WRITE_SECONDS)?,
+            payloads_accepted: counter(r, "cretoai_payloads_accepted_total", "Payloads that the API took in")?,
+            payloads_finalized: counter(r, "cretoai_payloads_finalized_total", "Payloads taken in here that have an outcome")?,
+            payloads_refused: counter(r, "cretoai_payloads_refused_total", "Payloads that the API refused")?,
+            pending_payload_bytes: gauge(r, "cretoai_pending_payload_bytes", "Bytes taken in here and not yet final")?,
+            dropped_frames: labelled(r, "cretoai_dropped_frames_total", "Frames not sent: queue full or peer away", &["class"])?,
+            sent_bytes: labelled(r, "cretoai_sent_frame_bytes_total", "Bytes of frames given to QUIC", &["class"])?,
+            received_bytes: counter(r, "cretoai_received_frame_bytes_total", "Bytes of frames that came from members")?,
+            quic_rtt_microseconds: labelled_gauge(r, "cretoai_quic_rtt_microseconds", "Round-trip time to a member", &["peer"])?,
+            resident_memory: gauge(r, "process_resident_memory_bytes", "Resident memory of this process")?,
+            registry,
+        })
+    }
+
+    /// Counts a refused connection. `reason` is a fixed word of the code, never text from outside.
+    pub fn refused(&self, port: Port, reason: &'static str) {
+        self.refused_connections.with_label_values(&[port.label(), reason]).inc();
+    }
+
+    /// The text that Prometheus reads.
+    ///
+    /// # Errors
+    /// [`MetricsError`].
+    pub fn render(&self) -> Result<Vec<u8>, MetricsError> {
+        if let Some(bytes) = resident_memory() {
+            self.resident_memory.set(bytes);
+        }
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// The ports that refuse connections, by their numbers in the documentation (whatever the configuration says).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// 9000: operator and gateway.
+    Control,
+    /// 9001: validators.
+    Quic,
+    /// 8080: clients.
+    Client,
+    /// 9090: metrics and probes.
+    Metrics,
+}
+
+impl Port {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Control => "9000",
+            Self::Quic => "9001",
+            Self::Client => "8080",
+            Self::Metrics => "9090",
+        }
+    }
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, MetricsError> {
+    let metric = IntCounter::new(name, help)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn labelled(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
+    let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
+    let metric = IntGauge::new(name, help)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn labelled_gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
+    let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, MetricsError> {
+    let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+/// `VmRSS` of `/proc/self/status`, in bytes.
+fn resident_memory() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn the_names_of_the_specification_are_served_from_the_start_or_from_the_first_event() {
+        let metrics = Metrics::new().unwrap();
+        metrics.refused(Port::Quic, "unknown_key");
+        metrics.byzantine_violations.with_label_values(&["3", "equivocation"]).inc();
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        for name in [
+            "cretoai_vertices_finalized_total 0",
+            "cretoai_finality_time_seconds_bucket",
+            "cretoai_byzantine_violations_total{node_id=\"3\",type=\"equivocation\"} 1",
+            "cretoai_vertices_stored_total 0",
+            "cretoai_vertices_read_total 0",
+            "cretoai_quic_connections 0",
+            "cretoai_refused_connections_total{port=\"9001\",reason=\"unknown_key\"} 1",
+            "cretoai_sequence 0",
+            "cretoai_view 0",
+            "cretoai_quorum_participating 0",
+            "cretoai_rocksdb_write_seconds_bucket",
+            "cretoai_payloads_accepted_total 0",
+            "cretoai_payloads_finalized_total 0",
+            "cretoai_payloads_refused_total 0",
+            "cretoai_pending_payload_bytes 0",
+        ] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+        assert!(resident_memory().unwrap() > 1 << 20);
+    }
+}

@@ -1,0 +1,218 @@
+//! Dials one address for ever: a connection is made, used to send, and made again when it breaks.
+
+use super::{
+    Class, Inbound, Shared, lock,
+    queue::Outgoing,
+    quic::{CLOSE_SUPERFLUOUS, CLOSE_VIOLATION},
+};
+use crate::peer_address::PeerAddress;
+use bytes::Bytes;
+use cretoai_consensus::NodeId;
+use cretoai_control::tls;
+use quinn::{Connection, SendStream, WriteError};
+use rand::Rng;
+use rustls::pki_types::CertificateDer;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After meeting itself, or a member that another address reaches already.
+const SUPERFLUOUS_PAUSE: Duration = Duration::from_secs(5);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// A connection that lasted this long was no accident.
+const STABLE: Duration = Duration::from_secs(2);
+const RTT_EVERY: Duration = Duration::from_secs(2);
+
+/// How one attempt ended.
+enum Ended {
+    /// It is our own address, or a member that is already connected.
+    Superfluous,
+    /// No connection.
+    Failed(String),
+    /// There was one.
+    Closed { reason: String, lasted: Duration },
+}
+
+pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint, address: PeerAddress) {
+    let mut pause = FIRST_PAUSE;
+    let mut told = false;
+    while !shared.is_closing() {
+        let ended = tokio::select! {
+            ended = attempt(&shared, &endpoint, &address) => ended,
+            () = shared.closed() => break,
+        };
+        let wait = match ended {
+            Ended::Superfluous => SUPERFLUOUS_PAUSE,
+            Ended::Failed(reason) => {
+                // Once in the open, then only for those who look closely: a missing peer is not news every second.
+                if std::mem::replace(&mut told, true) {
+                    tracing::debug!(%address, reason, "still no connection");
+                } else {
+                    tracing::info!(%address, reason, "no connection yet, trying on");
+                }
+                pause
+            }
+            Ended::Closed { reason, lasted } => {
+                tracing::info!(%address, reason, "connection lost");
+                told = false;
+                if lasted >= STABLE {
+                    pause = FIRST_PAUSE;
+                }
+                pause
+            }
+        };
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        let jitter = rand::rng().random_range(0.0..0.5);
+        tokio::time::sleep(FIRST_PAUSE).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait.saturating_sub(FIRST_PAUSE).mul_f64(1.0 + jitter)) => {}
+            () = shared.wake.notified() => pause = FIRST_PAUSE,
+            () = shared.closed() => break,
+        }
+    }
+}
+
+async fn attempt(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, address: &PeerAddress) -> Ended {
+    let targets = match address.resolve().await {
+        Ok(targets) => targets,
+        Err(error) => return Ended::Failed(format!("the name does not resolve: {error}")),
+    };
+    let Ok(local) = endpoint.local_addr() else { return Ended::Failed("the socket is gone".into()) };
+    let mut failure = "the name has no address of the kind that this node listens on".to_owned();
+    for target in targets.into_iter().filter_map(|target| reachable_from(local, target)) {
+        match connect(endpoint, target).await {
+            Ok(connection) => return serve(shared, connection).await,
+            Err(reason) => failure = format!("{target}: {reason}"),
+        }
+    }
+    Ended::Failed(failure)
+}
+
+/// An IPv6 socket reaches IPv4 by mapped addresses; an IPv4 socket does not reach IPv6.
+fn reachable_from(local: SocketAddr, target: SocketAddr) -> Option<SocketAddr> {
+    match (local, target) {
+        (SocketAddr::V6(_), SocketAddr::V4(v4)) => Some(SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())),
+        (SocketAddr::V4(_), SocketAddr::V6(_)) => None,
+        _ => Some(target),
+    }
+}
+
+async fn connect(endpoint: &quinn::Endpoint, target: SocketAddr) -> Result<Connection, String> {
+    let connecting = endpoint.connect(target, "creto").map_err(|e| e.to_string())?;
+    match tokio::time::timeout(HANDSHAKE_LIMIT, connecting).await {
+        Ok(connected) => connected.map_err(|e| e.to_string()),
+        Err(_) => Err(format!("no answer within {} s", HANDSHAKE_LIMIT.as_secs())),
+    }
+}
+
+/// The member at the other end, by the key that the handshake proved.
+pub(super) fn member_of(shared: &Shared, connection: &Connection) -> Option<NodeId> {
+    let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    shared.ids.get(&tls::peer_key(&shown)?).copied()
+}
+
+async fn serve(shared: &Arc<Shared>, connection: Connection) -> Ended {
+    let started = Instant::now();
+    let superfluous = |why: &'static [u8]| {
+        connection.close(CLOSE_SUPERFLUOUS, why);
+        Ended::Superfluous
+    };
+    let Some(id) = member_of(shared, &connection) else {
+        connection.close(CLOSE_VIOLATION, b"not a member");
+        return Ended::Failed("the handshake proved no member's key".into());
+    };
+    if id == shared.own {
+        return superfluous(b"this is myself");
+    }
+    let Some(peer) = shared.peers.get(&id) else { return superfluous(b"not a peer") };
+    let streams = match open_streams(&connection).await {
+        Ok(streams) => streams,
+        Err(reason) => return Ended::Failed(reason),
+    };
+    let outgoing = Arc::new(Outgoing::default());
+    {
+        let mut slot = lock(&peer.outgoing);
+        if slot.is_some() {
+            return superfluous(b"already connected");
+        }
+        *slot = Some(outgoing.clone());
+    }
+    // From here on the slot is ours; whatever ends this function, also being dropped, must empty it.
+    let _guard = Registration { shared, id, outgoing: &outgoing };
+    shared.metrics.quic_connections.inc();
+    tracing::info!(peer = peer.name, address = %connection.remote_address(), "connected");
+    (shared.inbound)(Inbound::Connected(id));
+    let [vote, data, bulk] = streams;
+    let reason = tokio::select! {
+        error = write(shared, &outgoing, vote, Class::Vote) => error.to_string(),
+        error = write(shared, &outgoing, data, Class::Data) => error.to_string(),
+        error = write(shared, &outgoing, bulk, Class::Bulk) => error.to_string(),
+        error = connection.closed() => error.to_string(),
+        () = measure(shared, &connection, &peer.name) => String::new(),
+    };
+    let reason = connection.close_reason().map_or(reason, |closed| closed.to_string());
+    connection.close(CLOSE_SUPERFLUOUS, b"closed");
+    Ended::Closed { reason: format!("{}: {reason}", peer.name), lasted: started.elapsed() }
+}
+
+struct Registration<'a> {
+    shared: &'a Shared,
+    id: NodeId,
+    outgoing: &'a Arc<Outgoing>,
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        if let Some(peer) = self.shared.peers.get(&self.id) {
+            lock(&peer.outgoing).take_if(|current| Arc::ptr_eq(current, self.outgoing));
+        }
+        self.shared.metrics.quic_connections.dec();
+        (self.shared.inbound)(Inbound::Disconnected(self.id));
+    }
+}
+
+async fn open_streams(connection: &Connection) -> Result<[SendStream; 3], String> {
+    let open = async |class: Class| -> Result<SendStream, String> {
+        let mut stream = connection.open_uni().await.map_err(|e| e.to_string())?;
+        stream.set_priority(class.priority()).map_err(|e| e.to_string())?;
+        // Opens the stream at the other end and says what it is for.
+        stream.write_all(&[class.byte()]).await.map_err(|e| e.to_string())?;
+        Ok(stream)
+    };
+    let opened = async { Ok([open(Class::Vote).await?, open(Class::Data).await?, open(Class::Bulk).await?]) };
+    tokio::time::timeout(HANDSHAKE_LIMIT, opened).await.unwrap_or_else(|_| Err("the peer allows no streams".into()))
+}
+
+/// Frames from the queue to the stream, each behind its length, until the connection breaks.
+async fn write(shared: &Shared, outgoing: &Outgoing, mut stream: SendStream, class: Class) -> WriteError {
+    let sent = shared.metrics.sent_bytes.with_label_values(&[class.label()]);
+    loop {
+        let frames = outgoing.take(class).await;
+        let mut chunks = Vec::with_capacity(frames.len() * 2);
+        let mut bytes = 0;
+        for frame in frames {
+            // Bounded by MAX_FRAME_BYTES when it was queued.
+            let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+            bytes += u64::from(length);
+            chunks.push(Bytes::copy_from_slice(&length.to_be_bytes()));
+            chunks.push(frame);
+        }
+        if let Err(error) = stream.write_all_chunks(&mut chunks).await {
+            return error;
+        }
+        sent.inc_by(bytes);
+    }
+}
+
+/// Never ends: the round-trip time as a metric.
+async fn measure(shared: &Shared, connection: &Connection, name: &str) {
+    let gauge = shared.metrics.quic_rtt_microseconds.with_label_values(&[name]);
+    loop {
+        gauge.set(i64::try_from(connection.rtt().as_micros()).unwrap_or(i64::MAX));
+        tokio::time::sleep(RTT_EVERY).await;
+    }
+}
