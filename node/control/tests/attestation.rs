@@ -41,8 +41,10 @@ fn attestation(node: &SecretKey, nonce: &[u8; 32]) -> Attestation {
     }
 }
 
+type Alteration = fn(&mut Attestation);
+
 /// A node that attests itself, altered by `alter`, and answers PUT genesis with 409.
-async fn node(node: SecretKey, admin: &SecretKey, alter: fn(&mut Attestation)) -> SocketAddr {
+async fn node(node: SecretKey, admin: &SecretKey, alter: Alteration) -> SocketAddr {
     let admitted = admin.public_key().clone();
     let config = server_config(&node, Arc::new(move |k: &PublicKey| *k == admitted), CONTROL_ALPN).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -110,7 +112,7 @@ async fn an_honest_node_is_believed_and_its_refusals_are_told() {
 #[tokio::test]
 async fn a_node_that_says_something_unproven_is_not_believed() {
     let admin = key(1);
-    let alterations: [(fn(&mut Attestation), AttestationError); 7] = [
+    let alterations: [(Alteration, AttestationError); 7] = [
         (|a| a.public_key = encode_base64(key(9).public_key().as_bytes()), AttestationError::OtherKey),
         (|a| a.public_key = "?".into(), AttestationError::Encoding("publicKey")),
         (|a| a.pod_uid = "uid-1".into(), AttestationError::Proof),
