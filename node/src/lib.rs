@@ -1,10 +1,13 @@
 //! A CretoAI node: the consensus engine between a RocksDB store, a QUIC network and four ports.
 
+pub mod cli;
 pub mod config;
 pub mod handle;
+pub mod http;
 pub mod identity;
 pub mod metrics;
 pub mod peer_address;
+pub mod run;
 pub mod runtime;
 pub mod storage;
 pub mod transport;

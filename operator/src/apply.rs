@@ -14,7 +14,7 @@ use cretoai_consensus::{Genesis, SignedGenesis};
 use cretoai_control::keys::{KeyError, SecretKey};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
+    api::core::v1::{ConfigMap, ObjectReference, PersistentVolumeClaim, Pod, Secret},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
@@ -64,7 +64,7 @@ fn api_message(error: &kube::Error) -> String {
 }
 
 /// Something that people should read about in `kubectl describe`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Notice {
     /// For programs.
     pub reason: &'static str,
@@ -74,6 +74,8 @@ pub struct Notice {
     pub note: String,
     /// Whether someone should look.
     pub warning: bool,
+    /// The object that it is about, besides the CretoCluster.
+    pub related: Option<ObjectReference>,
 }
 
 fn api_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> StepError {
@@ -96,6 +98,7 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
                 action: "Apply",
                 note: format!("{} was edited by hand ({drift}); put back. Change the CretoCluster instead", wanted.key),
                 warning: true,
+                related: Some(reference(namespace, wanted)),
             }))
         }
         Step::SetRetention { genesis } => set_retention(client, &seen.view, *genesis).await,
@@ -114,7 +117,13 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
                 .patch(claim, &PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }, &Patch::Merge(&patch))
                 .await
                 .map_err(api_error(what))?;
-            Ok(Some(Notice { reason: "VolumeGrows", action: "Expand", note: format!("{claim} grows to {size}"), warning: false }))
+            Ok(Some(Notice {
+                reason: "VolumeGrows",
+                action: "Expand",
+                note: format!("{claim} grows to {size}"),
+                warning: false,
+                related: None,
+            }))
         }
         Step::ReplacePod { pod, uid, .. } => {
             let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -127,8 +136,19 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
                 Err(error) => return Err(api_error(format!("replacing pod {pod}"))(error)),
             }
             let note = format!("{pod} is replaced, so that it runs the newest template");
-            Ok(Some(Notice { reason: "PodReplaced", action: "Replace", note, warning: false }))
+            Ok(Some(Notice { reason: "PodReplaced", action: "Replace", note, warning: false, related: None }))
         }
+    }
+}
+
+fn reference(namespace: &str, wanted: &Wanted) -> ObjectReference {
+    let resource = wanted.key.kind.resource();
+    ObjectReference {
+        api_version: Some(resource.api_version),
+        kind: Some(resource.kind),
+        name: Some(wanted.key.name.clone()),
+        namespace: Some(namespace.to_string()),
+        ..ObjectReference::default()
     }
 }
 
@@ -186,7 +206,7 @@ async fn create_admin_key(client: &Client, view: &View) -> Result<Option<Notice>
                 "admin key {} made; keep a copy of Secret {name}: nothing else can change this chain's members",
                 key.public_key().fingerprint()
             );
-            Ok(Some(Notice { reason: "AdminKeyCreated", action: "Create", note, warning: false }))
+            Ok(Some(Notice { reason: "AdminKeyCreated", action: "Create", note, warning: false, related: None }))
         }
         // Somebody was faster: the next look uses theirs.
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
@@ -208,7 +228,7 @@ async fn create_genesis(client: &Client, seen: &Observation, genesis: &Genesis) 
     match config_maps.create(&created_by(), &config_map).await {
         Ok(_) => {
             let note = format!("chain {} is born with {} validators, kept in ConfigMap {name}", genesis.chain_id(), genesis.members.len());
-            Ok(Some(Notice { reason: "GenesisCreated", action: "Create", note, warning: false }))
+            Ok(Some(Notice { reason: "GenesisCreated", action: "Create", note, warning: false, related: None }))
         }
         // Somebody was faster: the next look adopts theirs.
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),

@@ -25,7 +25,9 @@ pub enum Standing {
     Waiting,
     /// Its pod does not run.
     Down,
-    /// Its pod runs, but does not answer us.
+    /// Its container runs, but is not ready and does not answer us: it starts, or hangs.
+    Silent,
+    /// Its pod is ready, but does not answer us.
     Unreachable,
     /// It has another key or chain than the genesis says.
     Foreign,
@@ -43,6 +45,7 @@ impl Standing {
             Self::Learner => "Learner",
             Self::Waiting => "Waiting",
             Self::Down => "Down",
+            Self::Silent => "Silent",
             Self::Unreachable => "Unreachable",
             Self::Foreign => "Foreign",
             Self::Dissenting => "Dissenting",
@@ -194,7 +197,10 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
                 Some(Report::Status(status)) => Some(status.as_ref().clone()),
                 _ => None,
             };
+            let leaving = view.pods.get(&ordinal).is_some_and(|pod| pod.leaving);
             let (standing, message) = match (&status, report) {
+                // It may answer until its process ends, but nobody may count on it any more.
+                (Some(_), _) if leaving => down(view.pods.get(&ordinal), None),
                 (Some(status), _) => judge(&member.name, status),
                 (None, Some(Report::Refused(why))) => (Standing::Foreign, Some(why.clone())),
                 (None, report) => down(view.pods.get(&ordinal), report),
@@ -224,6 +230,7 @@ fn down(pod: Option<&Pod>, report: Option<&Report>) -> (Standing, Option<String>
         Some(pod) if pod.leaving => (Standing::Down, Some("its pod is being deleted".to_string())),
         Some(Pod { trouble: Some(trouble), .. }) => (Standing::Down, Some(trouble.clone())),
         Some(pod) if pod.ready => (Standing::Unreachable, silence.or_else(|| Some("it has no address yet".to_string()))),
-        Some(_) => (Standing::Down, Some(silence.unwrap_or_else(|| "its container does not run yet".to_string()))),
+        Some(pod) if pod.running => (Standing::Silent, silence.or_else(|| Some("it has no address yet".to_string()))),
+        Some(_) => (Standing::Down, Some("its container does not run yet".to_string())),
     }
 }

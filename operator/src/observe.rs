@@ -163,11 +163,13 @@ fn read_pod(pod: &KubePod, cluster: &Cluster, stateful_set: Option<&str>) -> Opt
     }
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
+    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let scheduled = status.and_then(|status| status.phase.as_deref()) == Some("Running");
     let read = Pod {
         uid: pod.metadata.uid.clone()?,
-        ip: status.and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()).filter(|_| running),
+        ip: status.and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()).filter(|_| scheduled),
         revision: pod.labels().get("controller-revision-hash").cloned(),
+        running: containers.iter().any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some())),
         ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         leaving: pod.metadata.deletion_timestamp.is_some(),
         trouble: trouble(pod),

@@ -81,6 +81,20 @@ impl Step {
     }
 }
 
+impl std::fmt::Display for Step {
+    /// For the log: what, and to which object.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Apply { wanted, drift: None } => write!(f, "apply {}", wanted.key),
+            Self::Apply { wanted, drift: Some(drift) } => write!(f, "put {} back ({drift})", wanted.key),
+            Self::PushGenesis { pod, .. } => write!(f, "give {pod} the genesis"),
+            Self::ExpandVolume { claim, size } => write!(f, "grow {claim} to {size}"),
+            Self::ReplacePod { pod, uid, .. } => write!(f, "replace {pod} ({uid})"),
+            Self::CreateAdminKey | Self::SetRetention { .. } | Self::CreateGenesis(_) => f.write_str(self.name()),
+        }
+    }
+}
+
 /// Where the cluster stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {
@@ -167,7 +181,7 @@ fn with_identity(view: &View, settings: &Settings, identity: &Identity, now_ms: 
     if let Some(genesis) = &identity.born {
         plan.steps.extend(pushes(view, genesis));
     } else {
-        plan.stage = match birth(view, identity, revision.is_some() && outdated.is_empty(), now_ms) {
+        plan.stage = match birth(view, identity, &plan.roll, revision.is_some() && outdated.is_empty(), now_ms) {
             Ok(genesis) => {
                 plan.steps.push(Step::CreateGenesis(Box::new(genesis)));
                 Stage::Unborn("all nodes are attested, the genesis is being created".to_string())
@@ -175,8 +189,8 @@ fn with_identity(view: &View, settings: &Settings, identity: &Identity, now_ms: 
             Err(waits) => Stage::Unborn(waits),
         };
     }
-    let budget = DisruptionBudget { roll: &plan.roll, outdated: &outdated, born: identity.born.is_some() };
-    match next_replacement(view, &budget) {
+    let budget = DisruptionBudget { roll: &plan.roll, born: identity.born.is_some() };
+    match next_replacement(view, &outdated, &budget) {
         Ok(Some(step)) => plan.steps.push(step),
         Ok(None) => {}
         Err(waits) => plan.rollout_waits = Some(waits),
@@ -236,7 +250,7 @@ fn expansions(view: &View) -> Vec<Step> {
 ///
 /// # Errors
 /// What it waits for.
-fn birth(view: &View, identity: &Identity, current: bool, now_ms: u64) -> Result<Genesis, String> {
+fn birth(view: &View, identity: &Identity, roll: &Roll, current: bool, now_ms: u64) -> Result<Genesis, String> {
     let AdminKey::Present { key: admin_key, .. } = &view.admin_key else {
         return Err("waits for the admin key".to_string());
     };
@@ -251,8 +265,11 @@ fn birth(view: &View, identity: &Identity, current: bool, now_ms: u64) -> Result
             Some(Report::Attested(Attested { key, possession, chain_id: None, .. })) if volume_is_ours && pod_is_current => {
                 members.push(GenesisMember { name, key: key.clone(), proof: possession.clone() });
             }
-            Some(Report::Silent(why) | Report::Refused(why)) => waits.push(format!("{name} ({why})")),
-            _ => waits.push(name),
+            _ => {
+                let member = roll.members.iter().find(|member| member.ordinal == ordinal);
+                let why = member.and_then(|member| member.message.as_ref()).map(|why| format!(" ({why})")).unwrap_or_default();
+                waits.push(format!("{name}{why}"));
+            }
         }
     }
     if !waits.is_empty() {
@@ -292,37 +309,40 @@ fn pushes(view: &View, genesis: &Arc<SignedGenesis>) -> Vec<Step> {
 pub struct DisruptionBudget<'a> {
     /// Who takes part.
     pub roll: &'a Roll,
-    /// Ordinals of pods that were not made from the newest template.
-    pub outdated: &'a [usize],
     /// Whether there is a chain to disturb.
     pub born: bool,
 }
 
 impl DisruptionBudget<'_> {
-    /// Whether node `ordinal` may be taken away now. A node that surely takes no part is free; one that we merely cannot
-    /// reach, or that contradicts the others, is never touched. Of those that take part one at a time, when all that were
-    /// replaced before it take part again and a quorum stays. A chain that tolerates no absent node pauses while one
-    /// restarts: then all must take part, so that the pause is as short as one restart.
+    /// Whether node `ordinal` may be taken away now.
+    ///
+    /// - One that surely takes no part is free.
+    /// - One that we merely cannot reach may still vote: only if the others are a quorum.
+    /// - One that has another key or contradicts the others is evidence: never.
+    /// - Those that take part: one at a time, when all others take part and a quorum of them stays. A chain that tolerates
+    ///   no absent node pauses while one restarts, so the pause is as short as one restart.
     ///
     /// # Errors
     /// What it waits for.
     pub fn allows(&self, ordinal: usize) -> Result<(), String> {
         let Some(member) = self.roll.members.iter().find(|member| member.ordinal == ordinal) else { return Ok(()) };
+        let participating = self.roll.participating();
+        let quorum = self.roll.quorum;
         match member.standing {
             _ if !self.born => return Ok(()),
             Standing::Down | Standing::Waiting | Standing::Learner | Standing::CatchingUp => return Ok(()),
-            Standing::Unreachable | Standing::Foreign | Standing::Dissenting => {
+            // The others are a quorum without it.
+            Standing::Silent | Standing::Unreachable if participating >= quorum.q => return Ok(()),
+            Standing::Silent | Standing::Unreachable | Standing::Foreign | Standing::Dissenting => {
                 return Err(format!("{} is {} and may still vote; look at it first", member.name, member.standing.as_str()));
             }
             Standing::Participating => {}
         }
-        let participating = self.roll.participating();
-        let quorum = self.roll.quorum;
         let returning: Vec<&str> = self
             .roll
             .members
             .iter()
-            .filter(|member| member.standing != Standing::Participating && !self.outdated.contains(&member.ordinal))
+            .filter(|member| member.standing != Standing::Participating)
             .map(|member| member.name.as_str())
             .collect();
         if !returning.is_empty() {
@@ -339,26 +359,31 @@ impl DisruptionBudget<'_> {
         let standing = self.roll.members.iter().find(|member| member.ordinal == ordinal).map(|member| member.standing);
         match standing {
             Some(Standing::Participating) => 1,
-            Some(Standing::Unreachable | Standing::Foreign | Standing::Dissenting) => 2,
+            Some(Standing::Foreign | Standing::Dissenting) => 2,
             _ => 0,
         }
     }
 }
 
 /// The next outdated pod to replace: one that is free first.
-fn next_replacement(view: &View, budget: &DisruptionBudget<'_>) -> Result<Option<Step>, String> {
+fn next_replacement(view: &View, outdated: &[usize], budget: &DisruptionBudget<'_>) -> Result<Option<Step>, String> {
     let here = |ordinal: &&usize| view.pods.get(ordinal).is_some_and(|pod| !pod.leaving);
-    let mut candidates: Vec<usize> = budget.outdated.iter().filter(here).copied().collect();
+    let mut candidates: Vec<usize> = outdated.iter().filter(here).copied().collect();
     // The leader last, so that it changes once.
     let leader = budget.roll.agreement.term.as_ref().and_then(|term| term.leader.as_deref());
     candidates.sort_by_key(|ordinal| {
         let leads = leader == Some(view.cluster.names.pod(*ordinal).as_str());
         (budget.rank(*ordinal), leads, std::cmp::Reverse(*ordinal))
     });
-    let Some(&ordinal) = candidates.first() else { return Ok(None) };
-    budget.allows(ordinal)?;
-    let pod = view.pods.get(&ordinal).ok_or("its pod is gone")?;
-    Ok(Some(Step::ReplacePod { ordinal, pod: pod.name.clone(), uid: pod.uid.clone() }))
+    let mut waits = None;
+    for ordinal in candidates {
+        match (budget.allows(ordinal), view.pods.get(&ordinal)) {
+            (Ok(()), Some(pod)) => return Ok(Some(Step::ReplacePod { ordinal, pod: pod.name.clone(), uid: pod.uid.clone() })),
+            (Err(why), _) => waits = waits.or(Some(why)),
+            (Ok(()), None) => {}
+        }
+    }
+    waits.map_or(Ok(None), Err)
 }
 
 #[cfg(test)]

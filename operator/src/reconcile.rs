@@ -18,7 +18,7 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::{
         controller::Action,
-        events::{Event, EventType, Recorder},
+        events::{Event, EventType, Recorder, Reporter},
     },
 };
 use serde_json::json;
@@ -48,8 +48,10 @@ pub struct Context {
     pub settings: Settings,
     /// The way to the nodes.
     pub connector: Arc<dyn Connector>,
-    /// Events.
-    pub recorder: Recorder,
+    /// Who we are in Events.
+    pub reporter: Reporter,
+    /// Events about objects, counted.
+    recorder: Recorder,
     /// Metrics.
     pub metrics: Metrics,
     /// When each cluster's status was written last, by UID. Only paces writes; nothing is decided from it.
@@ -59,8 +61,9 @@ pub struct Context {
 impl Context {
     /// A context for `client`.
     #[must_use]
-    pub fn new(client: Client, settings: Settings, connector: Arc<dyn Connector>, recorder: Recorder, metrics: Metrics) -> Self {
-        Self { client, settings, connector, recorder, metrics, written: Mutex::new(HashMap::new()) }
+    pub fn new(client: Client, settings: Settings, connector: Arc<dyn Connector>, reporter: Reporter, metrics: Metrics) -> Self {
+        let recorder = Recorder::new(client.clone(), reporter.clone());
+        Self { client, settings, connector, reporter, recorder, metrics, written: Mutex::new(HashMap::new()) }
     }
 }
 
@@ -122,7 +125,9 @@ async fn pass(cached: &CretoCluster, context: &Context) -> Result<Action, Reconc
             (status, Vec::new(), Action::requeue(PACE))
         }
     };
-    for notice in notices.iter().cloned().chain(transitions(&previous, &status, outcome.as_ref().ok().map(|round| &round.plan))) {
+    for notice in
+        notices.iter().cloned().chain(transitions(&cluster.uid, &previous, &status, outcome.as_ref().ok().map(|round| &round.plan)))
+    {
         publish(context, &resource, notice).await;
     }
     write_status(context, &api, &resource, &previous, &status).await?;
@@ -179,11 +184,11 @@ async fn take_steps(context: &Context, seen: &Observation, plan: &Plan) -> (Vec<
         context.metrics.steps.with_label_values(&[step.name(), word]).inc();
         match result {
             Ok(notice) => {
-                info!(cluster, step = step.name(), "done");
+                info!(cluster, %step, "done");
                 notices.extend(notice);
             }
             Err(error) => {
-                warn!(cluster, step = step.name(), %error, "not done");
+                warn!(cluster, %step, %error, "not done");
                 errors.push(error.to_string());
             }
         }
@@ -192,7 +197,7 @@ async fn take_steps(context: &Context, seen: &Observation, plan: &Plan) -> (Vec<
 }
 
 /// What became different in a way that people want to read about.
-fn transitions(before: &CretoClusterStatus, after: &CretoClusterStatus, plan: Option<&Plan>) -> Vec<Notice> {
+fn transitions(uid: &str, before: &CretoClusterStatus, after: &CretoClusterStatus, plan: Option<&Plan>) -> Vec<Notice> {
     let of = |status: &CretoClusterStatus, kind: &str| {
         status::find(&status.conditions, kind)
             .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
@@ -203,22 +208,28 @@ fn transitions(before: &CretoClusterStatus, after: &CretoClusterStatus, plan: Op
     if let Some((_, _, message)) = &new {
         let note = message.clone();
         match (held(&old), held(&new)) {
-            (true, false) => notices.push(Notice { reason: "QuorumLost", action: "Observe", note, warning: true }),
-            (false, true) => notices.push(Notice { reason: "QuorumAvailable", action: "Observe", note, warning: false }),
+            (true, false) => notices.push(Notice { reason: "QuorumLost", action: "Observe", note, warning: true, related: None }),
+            (false, true) => notices.push(Notice { reason: "QuorumAvailable", action: "Observe", note, warning: false, related: None }),
             _ => {}
         }
     }
     if let Some(Plan { stage: Stage::Refused(refusal), .. }) = plan {
         let known = of(before, condition::DEGRADED).is_some_and(|(_, reason, _)| reason == refusal.reason.as_str());
         if !known {
-            notices.push(Notice { reason: refusal.reason.as_str(), action: "Refuse", note: refusal.message.clone(), warning: true });
+            notices.push(Notice {
+                reason: refusal.reason.as_str(),
+                action: "Refuse",
+                note: refusal.message.clone(),
+                warning: true,
+                related: None,
+            });
         }
     }
     let adopted = plan.and_then(|plan| plan.identity.as_ref()?.born.as_ref()).filter(|_| !before.bootstrapped && after.bootstrapped);
-    if let Some(genesis) = adopted {
+    if let Some(genesis) = adopted.filter(|genesis| genesis.genesis.cluster_uid != uid) {
         let note =
             format!("the cluster runs chain {}, born under CretoCluster {}", genesis.genesis.chain_id(), genesis.genesis.cluster_uid);
-        notices.push(Notice { reason: "ChainAdopted", action: "Adopt", note, warning: false });
+        notices.push(Notice { reason: "ChainAdopted", action: "Adopt", note, warning: false, related: None });
     }
     notices
 }
@@ -229,9 +240,13 @@ async fn publish(context: &Context, cluster: &CretoCluster, notice: Notice) {
         reason: notice.reason.into(),
         action: notice.action.into(),
         note: Some(notice.note.chars().take(MAX_NOTE).collect()),
-        secondary: None,
+        secondary: notice.related.clone(),
     };
-    if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
+    // The recorder counts events that differ only in their note as one and keeps the first note. That suits an edit of one
+    // object that is made again and again; everything else happens seldom, and its newest note counts.
+    let recorder =
+        if event.secondary.is_some() { context.recorder.clone() } else { Recorder::new(context.client.clone(), context.reporter.clone()) };
+    if let Err(error) = recorder.publish(&event, &cluster.object_ref(&())).await {
         warn!(reason = notice.reason, %error, "the Event was not written");
     }
 }

@@ -22,13 +22,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::ListParams,
     core::NamespaceResourceScope,
-    runtime::{
-        Controller,
-        controller::Config,
-        events::{Recorder, Reporter},
-        reflector::ObjectRef,
-        watcher,
-    },
+    runtime::{Controller, controller::Config, events::Reporter, reflector::ObjectRef, watcher},
 };
 use kube_lease_manager::LeaseManagerBuilder;
 use serde::de::DeserializeOwned;
@@ -157,8 +151,7 @@ async fn lead(
 fn context(arguments: &Arguments, client: &Client, metrics: Metrics) -> Arc<Context> {
     let settings = Settings { node_image: arguments.node_image.clone(), operator_namespace: arguments.lease_namespace.clone() };
     let reporter = Reporter { controller: MANAGER.into(), instance: arguments.identity.clone() };
-    let recorder = Recorder::new(client.clone(), reporter);
-    Arc::new(Context::new(client.clone(), settings, Arc::new(Network), recorder, metrics))
+    Arc::new(Context::new(client.clone(), settings, Arc::new(Network), reporter, metrics))
 }
 
 /// Runs the controller until `stop`.

@@ -82,6 +82,8 @@ pub(crate) struct Running {
     pub(crate) reachable: bool,
     /// Ticks until it is up.
     pub(crate) starting: u32,
+    /// Ticks until it is gone, once it is being deleted; it answers and votes until then.
+    pub(crate) leaving: Option<u32>,
 }
 
 /// Everything outside the operator.
@@ -142,6 +144,11 @@ impl World {
         Some(Hash::of_bytes(template.to_string().as_bytes()).to_string().chars().take(10).collect())
     }
 
+    /// Voters that nobody is about to end.
+    pub(crate) fn staying(&self) -> usize {
+        self.voters().iter().filter(|ordinal| self.pods[ordinal].leaving.is_none()).count()
+    }
+
     /// Nodes that really vote.
     pub(crate) fn voters(&self) -> Vec<usize> {
         let votes = |ordinal: &usize| self.disks.get(ordinal).is_some_and(|disk| disk.chain.is_some());
@@ -166,11 +173,13 @@ impl World {
             }
             if !self.pods.contains_key(&ordinal) {
                 let uid = format!("pod-{}", self.fresh());
-                self.pods.insert(ordinal, Running { uid, revision: revision.clone(), up: false, reachable: true, starting: 2 });
+                self.pods
+                    .insert(ordinal, Running { uid, revision: revision.clone(), up: false, reachable: true, starting: 2, leaving: None });
             }
         }
-        self.pods.retain(|ordinal, _| *ordinal < replicas);
+        self.pods.retain(|ordinal, pod| *ordinal < replicas && pod.leaving != Some(0));
         for pod in self.pods.values_mut() {
+            pod.leaving = pod.leaving.map(|ticks| ticks.saturating_sub(1));
             if pod.starting > 0 {
                 pod.starting -= 1;
                 pod.up = pod.starting == 0;
@@ -207,8 +216,9 @@ impl World {
                 uid: pod.uid.clone(),
                 ip: Some([10, 0, 0, u8::try_from(*ordinal).unwrap()].into()),
                 revision: Some(pod.revision.clone()),
+                running: pod.up,
                 ready: pod.up && enough && voters.contains(ordinal),
-                leaving: false,
+                leaving: pod.leaving.is_some(),
                 trouble: None,
             };
             (*ordinal, pod)
@@ -302,8 +312,9 @@ impl World {
             }
             Step::ExpandVolume { .. } => {}
             Step::ReplacePod { ordinal, uid, .. } => {
-                if self.pods.get(ordinal).is_some_and(|pod| pod.uid == *uid) {
-                    self.pods.remove(ordinal);
+                let ticks = u32::try_from(self.fresh() % 4).unwrap();
+                if let Some(pod) = self.pods.get_mut(ordinal).filter(|pod| pod.uid == *uid) {
+                    pod.leaving.get_or_insert(ticks);
                 }
             }
         }

@@ -87,6 +87,8 @@ pub struct Pod {
     pub ip: Option<IpAddr>,
     /// Revision of the template that it was made from.
     pub revision: Option<String>,
+    /// Whether its container runs.
+    pub running: bool,
     /// Whether the kubelet says that it is ready.
     pub ready: bool,
     /// Whether it is being deleted.

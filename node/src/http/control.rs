@@ -14,7 +14,10 @@ use axum::{
 };
 use cretoai_consensus::{Genesis, PublicKey, SignedGenesis};
 use cretoai_control::{
-    api::{ATTEST_PATH, AttestRequest, Attestation, CONTROL_ALPN, GENESIS_PATH, MAX_BODY, NodeStatus, STATUS_PATH, attest_message, encode_base64},
+    api::{
+        ATTEST_PATH, AttestRequest, Attestation, CONTROL_ALPN, GENESIS_PATH, MAX_BODY, NodeStatus, STATUS_PATH, attest_message,
+        encode_base64,
+    },
     tls::{TlsError, server_config},
 };
 use std::sync::Arc;
@@ -50,7 +53,9 @@ async fn status(State(front): State<Arc<Front>>) -> Json<NodeStatus> {
 }
 
 fn body(result: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-    result.map_err(|rejection| ApiError::new(rejection.status(), "body", format!("{}; at most {MAX_BODY} bytes, all of them", rejection.body_text())))
+    result.map_err(|rejection| {
+        ApiError::new(rejection.status(), "body", format!("{}; at most {MAX_BODY} bytes, all of them", rejection.body_text()))
+    })
 }
 
 async fn attest(State(front): State<Arc<Front>>, question: Result<Bytes, BytesRejection>) -> Result<Json<Attestation>, ApiError> {
@@ -67,7 +72,11 @@ async fn attest(State(front): State<Arc<Front>>, question: Result<Bytes, BytesRe
         None => String::new(),
         Some(path) => read_token(path).await.map_err(|e| {
             let path = path.display();
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_token", format!("the ServiceAccount token {path} cannot be read: {e}; project it into the pod"))
+            ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_token",
+                format!("the ServiceAccount token {path} cannot be read: {e}; project it into the pod"),
+            )
         })?,
     };
     let answer = Attestation {
@@ -91,15 +100,20 @@ async fn read_token(path: &std::path::Path) -> std::io::Result<String> {
     Ok(token.trim().to_owned())
 }
 
-async fn put_genesis(State(front): State<Arc<Front>>, headers: HeaderMap, bytes: Result<Bytes, BytesRejection>) -> Result<StatusCode, ApiError> {
+async fn put_genesis(
+    State(front): State<Arc<Front>>,
+    headers: HeaderMap,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, ApiError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
     if content_type != Some("application/octet-stream") {
         let message = "send the encoded genesis with Content-Type: application/octet-stream";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", message).field("Content-Type"));
     }
     let bytes = body(bytes)?;
-    let signed = SignedGenesis::decode(&bytes)
-        .map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, "bad_genesis", format!("{e}; send the bytes of the genesis ConfigMap as they are")))?;
+    let signed = SignedGenesis::decode(&bytes).map_err(|e| {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_genesis", format!("{e}; send the bytes of the genesis ConfigMap as they are"))
+    })?;
     let offered = tokio::task::spawn_blocking(move || front.offer_genesis(signed)).await;
     match offered.map_err(|e| ApiError::internal(format!("checking the genesis failed: {e}")))? {
         Ok(()) => Ok(StatusCode::NO_CONTENT),

@@ -72,9 +72,7 @@ pub enum OfferError {
     #[error("this genesis is not valid: {0}")]
     Invalid(#[from] GenesisError),
     /// This node is not in it.
-    #[error(
-        "this genesis does not name validator {name} with key {fingerprint}; attest this pod again and put its key into the genesis"
-    )]
+    #[error("this genesis does not name validator {name} with key {fingerprint}; attest this pod again and put its key into the genesis")]
     NotAMember {
         /// This node's name.
         name: String,
@@ -131,7 +129,10 @@ impl Front {
             return Err(OfferError::OtherAdmin { offered, expected });
         }
         if genesis.cluster_uid != who.cluster_uid {
-            return Err(OfferError::OtherCluster { offered: genesis.cluster_uid.chars().take(100).collect(), expected: who.cluster_uid.clone() });
+            return Err(OfferError::OtherCluster {
+                offered: genesis.cluster_uid.chars().take(100).collect(),
+                expected: who.cluster_uid.clone(),
+            });
         }
         signed.verify(&MlDsa87)?;
         if self.own_id(&signed).is_none() {

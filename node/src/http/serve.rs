@@ -22,7 +22,7 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// TLS handshakes in progress; each costs a signature before it is known who asks.
 const MAX_HANDSHAKES: usize = 32;
 /// How long requests at work may go on when the node stops.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// What hyper buffers per connection.
 const BUFFER: usize = 32 * 1024;
 
@@ -90,7 +90,7 @@ impl Listening {
                     }
                 },
                 Some(_) = open.join_next() => continue,
-                _ = closing.wait_for(|closing| *closing) => break,
+                () = closed(&mut closing) => break,
             };
             let (router, metrics, tls, closing) = (router.clone(), metrics.clone(), self.tls.clone(), closing.clone());
             let (port, handshakes) = (self.port, handshakes.clone());
@@ -144,9 +144,10 @@ async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let stopping = async { closing.wait_for(|closing| *closing).await.is_ok() };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = closing.wait_for(|closing| *closing) => {
+        _ = stopping => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -154,4 +155,9 @@ async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection broke");
     }
+}
+
+/// Resolves when the node stops; also when whoever would say so is gone.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    if closing.wait_for(|closing| *closing).await.is_err() {}
 }

@@ -14,7 +14,7 @@ use cretoai_control::{
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use kube::{client::Body, runtime::events::Reporter};
+use kube::client::Body;
 use serde_json::Value;
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -206,8 +206,8 @@ fn start_pods(server: &Shared) {
 
 fn context(server: &Shared, nodes: &Nodes) -> Arc<Context> {
     let client = serve(server);
-    let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.into(), instance: None });
-    Arc::new(Context::new(client, settings(), Arc::new(nodes.clone()), recorder, Metrics::new().unwrap()))
+    let reporter = Reporter { controller: MANAGER.into(), instance: None };
+    Arc::new(Context::new(client, settings(), Arc::new(nodes.clone()), reporter, Metrics::new().unwrap()))
 }
 
 fn events(server: &Shared) -> Vec<String> {

@@ -102,15 +102,15 @@ impl Engine {
     fn extend(&mut self, vertex: Arc<CheckedVertex>) {
         let author = vertex.header().author;
         let Some(lane) = self.lanes.get_mut(author.lane()) else { return };
-        match lane.offer(vertex, self.limits.lane) {
-            Offer::Extended(vertices) => {
-                for vertex in vertices {
-                    self.persist(Write::Vertex(vertex));
-                }
-                self.catch_up.lane_grew(author);
+        let forked = lane.contradicts(vertex.tip());
+        if let Offer::Extended(vertices) = lane.offer(vertex, self.limits.lane) {
+            for vertex in vertices {
+                self.persist(Write::Vertex(vertex));
             }
-            Offer::Fork => self.violation(author, ViolationKind::Equivocation),
-            Offer::Waits | Offer::Known => {}
+            self.catch_up.lane_grew(author);
+        }
+        if forked {
+            self.violation(author, ViolationKind::Equivocation);
         }
     }
 
@@ -161,10 +161,13 @@ impl Engine {
         for author in (0..).map(NodeId).take(self.lanes.len()) {
             let stands_since = self.catch_up.lane_stands_since(author, now.at);
             let waited = now.at.saturating_sub(stands_since) >= self.timing.patience;
-            let (Some(target), Some(lane)) = (self.missing(author, waited), self.lanes.get(author.lane())) else { continue };
-            let above = lane.tip().height;
-            let up_to = Height(target.0.min(above.0 + MAX_FETCHED_VERTICES));
-            let holders = self.holders(author, target);
+            let Some(lane) = self.lanes.get(author.lane()) else { continue };
+            let (above, up_to) = match (lane.forked(), self.missing(author, waited)) {
+                (Some(range), _) => range,
+                (None, Some(target)) => (lane.tip().height, Height(target.0.min(lane.tip().height.0 + MAX_FETCHED_VERTICES))),
+                (None, None) => continue,
+            };
+            let holders = self.holders(author, up_to);
             if let Some(peer) = self.catch_up.ask_for_lane(author, above, up_to, &holders, now.at, self.timing.status) {
                 self.send(Recipient::One(peer), Message::FetchLane { author, above, up_to });
             }
@@ -172,7 +175,7 @@ impl Engine {
     }
 
     /// The height up to which vertices of a lane are known to exist that this node lacks: what a cut names, and, when
-    /// it had time to arrive by itself, what a weak quorum holds.
+    /// it had time to arrive by itself, what a weak quorum holds or a later vertex stands on.
     fn missing(&self, author: NodeId, waited: bool) -> Option<Height> {
         let lane = self.lanes.get(author.lane())?;
         let reach = lane.decided().height.0 + MAX_ADVANCE;
@@ -186,7 +189,8 @@ impl Engine {
         claimed.sort_unstable_by(|a, b| b.cmp(a));
         let enough = self.quorum.w.min(self.members.len() - 1);
         let claimed = enough.checked_sub(1).and_then(|i| claimed.get(i).copied()).filter(|_| waited);
-        named.chain(claimed).max().filter(|height| *height > lane.tip().height)
+        let gap = lane.gap().filter(|_| waited);
+        named.chain(claimed).chain(gap).max().filter(|height| *height > lane.tip().height)
     }
 
     /// Who says that he holds a lane up to a height; its author first.

@@ -1,6 +1,9 @@
-//! One author's lane above its decided tip: the first chain of vertices that this node holds.
+//! One author's lane above its decided tip: the first chain of vertices that this node holds, until a proposal or a
+//! decision names another one: an honest node obeys what is named, whatever it saw first, or an author who forks could
+//! keep it from voting for ever.
 
 use crate::{
+    hash::Hash,
     ids::Height,
     vertex::{CheckedVertex, Tip},
 };
@@ -11,6 +14,12 @@ use std::{
 
 /// How many vertices whose parents are missing are kept for a lane.
 const MAX_WAITING: usize = 64;
+
+/// How many vertices of one slot are kept while a named tip is looked for, beside the one that is known to be needed.
+const MAX_CANDIDATES: usize = 3;
+
+/// How many heights of a fork are asked for at a time: as many full vertices as one answer may hold.
+const FORK_WINDOW: u64 = 16;
 
 /// What became of a vertex that was offered to a lane.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +39,14 @@ pub(super) struct Lane {
     decided: Tip,
     chain: VecDeque<Arc<CheckedVertex>>,
     waiting: BTreeMap<Height, Arc<CheckedVertex>>,
+    wanted: Option<Wanted>,
+}
+
+/// A tip that was named and is not held, with what may lead to it.
+#[derive(Debug)]
+struct Wanted {
+    tip: Tip,
+    candidates: BTreeMap<Height, Vec<Arc<CheckedVertex>>>,
 }
 
 impl Lane {
@@ -69,6 +86,23 @@ impl Lane {
 
     /// Offers a checked vertex. `room` is how many undecided vertices may be held.
     pub(super) fn offer(&mut self, vertex: Arc<CheckedVertex>, room: usize) -> Offer {
+        let candidate = self.wanted.is_some().then(|| Arc::clone(&vertex));
+        let offer = self.offer_first(vertex, room);
+        if matches!(offer, Offer::Extended(_)) {
+            return offer;
+        }
+        if let Some(candidate) = candidate {
+            self.consider(candidate);
+            let found = self.reach_wanted();
+            if !found.is_empty() {
+                return Offer::Extended(found);
+            }
+        }
+        offer
+    }
+
+    /// Takes a vertex into the first chain, if it extends it.
+    fn offer_first(&mut self, vertex: Arc<CheckedVertex>, room: usize) -> Offer {
         let height = vertex.header().height;
         let top = self.tip();
         if height <= top.height {
@@ -107,6 +141,86 @@ impl Lane {
         Offer::Extended(extended)
     }
 
+    /// A proposal or a decision names `tip`. From now on whatever leads to it is kept, and takes the place of the
+    /// first chain once it is complete. Returns what that adds now.
+    pub(super) fn want(&mut self, tip: Tip) -> Vec<Arc<CheckedVertex>> {
+        if tip.height <= self.decided.height || self.holds(tip) {
+            self.wanted = None;
+            return Vec::new();
+        }
+        if self.wanted.as_ref().is_some_and(|wanted| wanted.tip == tip) {
+            return self.reach_wanted();
+        }
+        self.wanted = Some(Wanted { tip, candidates: BTreeMap::new() });
+        let waiting: Vec<_> = self.waiting.values().cloned().collect();
+        for vertex in waiting {
+            self.consider(vertex);
+        }
+        self.reach_wanted()
+    }
+
+    fn consider(&mut self, vertex: Arc<CheckedVertex>) {
+        let (needed, decided) = (self.needed(), self.decided);
+        let Some(wanted) = &mut self.wanted else { return };
+        let height = vertex.header().height;
+        if height <= decided.height || height > wanted.tip.height {
+            return;
+        }
+        let slot = wanted.candidates.entry(height).or_default();
+        if slot.iter().any(|known| known.id() == vertex.id()) {
+            return;
+        }
+        if needed == Some(vertex.tip()) {
+            slot.insert(0, vertex);
+            slot.truncate(MAX_CANDIDATES + 1);
+        } else if slot.len() < MAX_CANDIDATES {
+            slot.push(vertex);
+        }
+    }
+
+    /// From the wanted tip down: what is here, and then the first that is not, or the decided tip.
+    fn path(&self) -> Option<(Vec<Arc<CheckedVertex>>, Tip)> {
+        let wanted = self.wanted.as_ref()?;
+        let mut tip = wanted.tip;
+        let mut path = Vec::new();
+        while tip.height > self.decided.height {
+            let candidates = wanted.candidates.get(&tip.height).into_iter().flatten();
+            let Some(vertex) = candidates.chain(self.at(tip.height)).find(|vertex| vertex.id() == tip.id) else { break };
+            path.push(Arc::clone(vertex));
+            tip = Tip { height: Height(tip.height.0 - 1), id: vertex.header().parent };
+        }
+        Some((path, tip))
+    }
+
+    /// The highest ancestor of the wanted tip (or it itself) that is not here.
+    fn needed(&self) -> Option<Tip> {
+        self.path().map(|(_, tip)| tip).filter(|tip| tip.height > self.decided.height)
+    }
+
+    /// Takes the chain to the wanted tip, if it is complete, in place of the first one. Returns what is new in it.
+    fn reach_wanted(&mut self) -> Vec<Arc<CheckedVertex>> {
+        let Some((mut path, _)) = self.path().filter(|(_, bottom)| *bottom == self.decided) else { return Vec::new() };
+        path.reverse();
+        let held: Vec<Hash> = self.chain.iter().map(|vertex| vertex.id()).collect();
+        self.chain = path.iter().cloned().collect();
+        self.waiting.clear();
+        self.wanted = None;
+        path.retain(|vertex| !held.contains(&vertex.id()));
+        path
+    }
+
+    /// The heights (above, up to) where a wanted tip forks off from what is held.
+    pub(super) fn forked(&self) -> Option<(Height, Height)> {
+        let needed = self.needed().filter(|needed| needed.height <= self.tip().height)?;
+        Some((Height(self.decided.height.0.max(needed.height.0.saturating_sub(FORK_WINDOW))), needed.height))
+    }
+
+    /// The height below the first vertex that waits for its parent.
+    pub(super) fn gap(&self) -> Option<Height> {
+        let lowest = self.waiting.first_key_value()?.0;
+        Some(Height(lowest.0 - 1)).filter(|height| *height > self.tip().height)
+    }
+
     /// The held vertices above `above`, oldest first.
     pub(super) fn above(&self, above: Height) -> impl Iterator<Item = &Arc<CheckedVertex>> {
         let skip = above.0.saturating_sub(self.decided.height.0);
@@ -125,14 +239,9 @@ impl Lane {
             self.chain.pop_front();
         }
         self.decided = tip;
-    }
-
-    /// A decision named `tip`, which is not held because the author forked and another vertex came first here: drops
-    /// what stands in its way.
-    pub(super) fn make_way_for(&mut self, tip: Tip) {
-        if self.contradicts(tip) || self.waiting.contains_key(&tip.height) {
-            self.chain.clear();
-            self.waiting.clear();
+        self.waiting.retain(|height, _| *height > tip.height);
+        if self.wanted.as_ref().is_some_and(|wanted| wanted.tip.height <= tip.height) {
+            self.wanted = None;
         }
     }
 }

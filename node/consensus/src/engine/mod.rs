@@ -320,12 +320,14 @@ impl Engine {
         for (id, valid_until, sequence) in recovered.recent {
             engine.recent.remember(id, valid_until, sequence);
         }
+        // The votes first: of a lane that forked, what was voted for is held again.
+        engine.recall_votes(recovered.proposal, recovered.votes);
+        engine.want_named();
         for vertex in recovered.undecided {
             if let Some(lane) = engine.lanes.get_mut(vertex.header().author.lane()) {
                 lane.offer(vertex, usize::MAX);
             }
         }
-        engine.recall_votes(recovered.proposal, recovered.votes);
         engine
     }
 
@@ -341,15 +343,25 @@ impl Engine {
 
     /// Does everything that is due, and returns what it leads to.
     pub fn end_turn(&mut self, now: Now) -> Turn {
-        while self.advance(now) {}
+        self.settle(now);
         self.seal(now);
         // With one validator a proposal is decided by the vote that makes it.
-        while self.propose(now) && self.advance(now) {}
+        while self.propose(now) {
+            self.settle(now);
+        }
         self.acknowledge();
         self.fetch_missing(now);
         self.heartbeat(now);
         self.turn.wake = self.next_wake(now);
         std::mem::take(&mut self.turn)
+    }
+
+    /// Decides as far as possible.
+    fn settle(&mut self, now: Now) {
+        self.want_named();
+        while self.advance(now) {
+            self.want_named();
+        }
     }
 
     /// One step of deciding: whichever of execute, COMMIT, PREPARE and catching up is possible.

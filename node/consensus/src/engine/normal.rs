@@ -239,6 +239,7 @@ impl Engine {
         self.chain_hash = record.chain_hash(&self.domain);
         self.round = std::mem::take(&mut self.next_round);
         self.round_since = now.at;
+        self.catch_up.moved_on();
         let execution = Arc::new(Execution { record, chain_hash: self.chain_hash, certificate, vertices });
         self.persist(Write::Execution(Arc::clone(&execution)));
         self.turn.executions.push(execution);

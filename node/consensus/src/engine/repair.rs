@@ -4,7 +4,7 @@
 //! vertices again; who sees that he is behind asks for records. A range of records is believed by the commit
 //! certificate of its last one, whose proposal names the chain hash of all before.
 
-use super::{Engine, Now, Recipient, ViolationKind};
+use super::{Engine, MAX_ADVANCE, Now, Recipient, ViolationKind, Write};
 use crate::{
     decision::{Certificate, Phase, Record},
     hash::Hash,
@@ -26,9 +26,13 @@ pub(super) struct Peer {
     pub(super) confirmed: Vec<Tip>,
     /// Its newest status, and when it came.
     pub(super) status: Option<(Status, Duration)>,
-    /// Since when it reports the same executed sequence, vote and own-lane acknowledgement.
+    /// Since when it reports the same executed sequence and vote.
     stands_since: Duration,
     resent: Option<Duration>,
+    /// Since when it reports the same acknowledgement of this node's lane. Apart from the above: a cluster that goes on
+    /// deciding other lanes must not keep this one from being repaired.
+    lane_stands_since: Duration,
+    lane_resent: Option<Duration>,
 }
 
 impl Peer {
@@ -39,6 +43,8 @@ impl Peer {
             status: None,
             stands_since: Duration::ZERO,
             resent: None,
+            lane_stands_since: Duration::ZERO,
+            lane_resent: None,
         }
     }
 }
@@ -67,6 +73,11 @@ impl CatchUp {
 
     pub(super) fn has_records(&self) -> bool {
         !self.records.is_empty()
+    }
+
+    /// A decision was carried out: if this node is behind, then not since before.
+    pub(super) fn moved_on(&mut self) {
+        self.behind_since = None;
     }
 
     pub(super) fn lane_grew(&mut self, author: NodeId) {
@@ -137,18 +148,27 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(peer.lane()) {
             peer.resent = None;
             peer.stands_since = Duration::ZERO;
+            peer.lane_resent = None;
+            peer.lane_stands_since = Duration::ZERO;
         }
         // The new channel begins with an acknowledgement and a heartbeat.
         self.last_status = None;
     }
 
     pub(super) fn receive_status(&mut self, now: Now, from: NodeId, status: Status) {
+        if status.acknowledged.len() != self.lanes.len() {
+            return self.violation(from, ViolationKind::Malformed);
+        }
         self.receive_acknowledgement(from, status.acknowledged.clone());
         let own_lane = self.own.lane();
         let Some(peer) = self.peers.get_mut(from.lane()) else { return };
-        let marks = |s: &Status| (s.executed, s.voted, s.acknowledged.get(own_lane).copied());
+        let marks = |s: &Status| (s.executed, s.voted);
         if peer.status.as_ref().is_none_or(|(old, _)| marks(old) != marks(&status)) {
             peer.stands_since = now.at;
+        }
+        let lane = |s: &Status| s.acknowledged.get(own_lane).copied();
+        if peer.status.as_ref().is_none_or(|(old, _)| lane(old) != lane(&status)) {
+            peer.lane_stands_since = now.at;
         }
         let behind = status.executed > self.executed;
         peer.status = Some((status, now.at));
@@ -167,28 +187,30 @@ impl Engine {
         let Some(peer) = self.peers.get(to.lane()) else { return };
         let Some((status, _)) = &peer.status else { return };
         let waited = |since: Duration| now.at.saturating_sub(since) >= patience;
-        if !waited(peer.stands_since) || peer.resent.is_some_and(|at| !waited(at)) {
-            return;
-        }
-        let mut messages = Vec::new();
-        if status.executed == self.executed && waited(self.round_since) {
+        let due = |since: Duration, resent: Option<Duration>| waited(since) && resent.is_none_or(waited);
+        let mut votes = Vec::new();
+        if due(peer.stands_since, peer.resent) && status.executed == self.executed && waited(self.round_since) {
             if let Some(proposed) = self.round.proposed.as_ref().filter(|_| self.leader() == self.own) {
-                messages.push(Message::PrePrepare { proposal: proposed.proposal.clone(), vote: proposed.vote.clone() });
+                votes.push(Message::PrePrepare { proposal: proposed.proposal.clone(), vote: proposed.vote.clone() });
             }
-            let votes = self.round.own.iter().filter(|vote| vote.ballot.phase != Phase::PrePrepare);
-            messages.extend(votes.cloned().map(Message::Vote));
+            let own = self.round.own.iter().filter(|vote| vote.ballot.phase != Phase::PrePrepare);
+            votes.extend(own.cloned().map(Message::Vote));
         }
-        if let (Some(lane), Some(tip)) = (self.lanes.get(self.own.lane()), peer.acknowledged.get(self.own.lane())) {
+        let mut vertices = Vec::new();
+        if let (Some(lane), Some(tip)) = (self.lanes.get(self.own.lane()), peer.acknowledged.get(self.own.lane()))
+            && due(peer.lane_stands_since, peer.lane_resent)
+        {
             let lacking = lane.above(tip.height).take(RESENT_VERTICES);
-            messages.extend(lacking.map(|v| Message::Vertex(Arc::new(v.vertex().clone()))));
+            vertices.extend(lacking.map(|v| Message::Vertex(Arc::new(v.vertex().clone()))));
         }
-        if messages.is_empty() {
-            return;
-        }
-        if let Some(peer) = self.peers.get_mut(to.lane()) {
+        let Some(peer) = self.peers.get_mut(to.lane()) else { return };
+        if !votes.is_empty() {
             peer.resent = Some(now.at);
         }
-        for message in messages {
+        if !vertices.is_empty() {
+            peer.lane_resent = Some(now.at);
+        }
+        for message in votes.into_iter().chain(vertices) {
             self.send(Recipient::One(to), message);
         }
     }
@@ -250,14 +272,11 @@ impl Engine {
         }
         let Some((record, certificate)) = self.catch_up.records.front() else { return false };
         let (proposal, certificate) = (record.proposal.clone(), certificate.clone());
-        for (index, tip) in (0..).zip(&proposal.cut) {
-            let Some(lane) = self.lanes.get_mut(index) else { continue };
-            if !lane.holds(*tip) {
-                lane.make_way_for(*tip);
-            }
-        }
+        // The chain hash in the next record proves this one's vertices. The last one's are only claimed by the sender:
+        // what its certified cut gives here counts, and a lie about it must not stop this node.
+        let proven = certificate.is_none().then(|| record.vertices.clone());
         let Some(vertices) = self.order(&proposal) else { return false };
-        if !vertices.iter().map(|v| v.id()).eq(record.vertices.iter().copied()) {
+        if proven.is_some_and(|proven| !vertices.iter().map(|v| v.id()).eq(proven)) {
             self.turn.diverged =
                 Some(format!("a quorum certified other vertices for sequence {} than its cut gives here", proposal.sequence));
             return false;
@@ -274,6 +293,22 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// Has every lane look for the tip that is named next: by the next learnt record, else by the current proposal.
+    pub(super) fn want_named(&mut self) {
+        let learnt = self.catch_up.records.front().map(|(record, _)| (&record.proposal.cut, u64::MAX));
+        let proposed = || self.round.proposed.as_ref().map(|p| (&p.proposal.cut, MAX_ADVANCE));
+        let Some((cut, reach)) = learnt.or_else(proposed) else { return };
+        let mut found = Vec::new();
+        for (tip, lane) in cut.iter().zip(&mut self.lanes) {
+            if tip.height.0 <= lane.decided().height.0.saturating_add(reach) {
+                found.extend(lane.want(*tip));
+            }
+        }
+        for vertex in found {
+            self.persist(Write::Vertex(vertex));
+        }
     }
 
     /// The cuts that name data which this node may have to fetch.
@@ -293,7 +328,9 @@ fn is_chain(records: &[Record], domain: &crate::domain::Domain) -> bool {
     let mut expected: Option<(Sequence, Hash)> = None;
     records.iter().all(|record| {
         let continues = expected.is_none_or(|expected| expected == (record.proposal.sequence, record.proposal.prev));
-        expected = Some((record.proposal.sequence.next(), record.chain_hash(domain)));
-        continues
+        // The first may name any sequence, even the last there is.
+        let next = record.proposal.sequence.0.checked_add(1).map(Sequence);
+        expected = next.map(|next| (next, record.chain_hash(domain)));
+        continues && expected.is_some()
     })
 }

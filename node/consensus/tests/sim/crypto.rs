@@ -1,0 +1,72 @@
+//! Signatures that cost a hash: BLAKE3 keyed with what names the key, padded to the size of the real ones. Anyone could
+//! forge them; the simulated attackers only sign with their own keys, as nobody can forge the real ones.
+
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Hash, PublicKey, Signature, Signer, Verifier};
+
+const TAG: usize = 32;
+
+pub struct SimKey {
+    public: PublicKey,
+}
+
+impl SimKey {
+    pub fn new(name: &str) -> Self {
+        let mut bytes = [0_u8; PublicKey::SIZE];
+        bytes[..TAG].copy_from_slice(blake3::hash(name.as_bytes()).as_bytes());
+        Self { public: PublicKey(Box::new(bytes)) }
+    }
+}
+
+fn tag(key: &PublicKey, message: &[u8]) -> [u8; TAG] {
+    let mut secret = [0; TAG];
+    secret.copy_from_slice(&key.as_bytes()[..TAG]);
+    *blake3::keyed_hash(&secret, message).as_bytes()
+}
+
+impl Signer for SimKey {
+    fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    fn sign(&self, message: &[u8]) -> Signature {
+        let mut bytes = Box::new([0_u8; Signature::SIZE]);
+        bytes[..TAG].copy_from_slice(&tag(&self.public, message));
+        Signature(bytes)
+    }
+}
+
+pub struct SimVerifier;
+
+impl Verifier for SimVerifier {
+    fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
+        signature.as_bytes()[..TAG] == tag(key, message)
+    }
+}
+
+pub fn member_key(index: usize) -> SimKey {
+    SimKey::new(&format!("member {index}"))
+}
+
+/// A genesis for `n` members. The counts of `model` are not held against [`Genesis::validate`]: mutants use others.
+pub fn genesis(n: usize, model: FaultModel, created_ms: u64) -> Genesis {
+    let uid = "6ad1f6a5-simulated";
+    let members = (0..n)
+        .map(|index| {
+            let key = member_key(index);
+            let name = format!("sim-{index}");
+            let proof = key.sign(&Genesis::possession_message(uid, &name));
+            GenesisMember { name, key: key.public_key().clone(), proof }
+        })
+        .collect();
+    Genesis {
+        cluster_uid: uid.into(),
+        admin_key: SimKey::new("admin").public_key().clone(),
+        members,
+        fault_model: model,
+        created_ms,
+    }
+}
+
+pub fn nonsense(seed: u64) -> Hash {
+    Hash::of_bytes(&seed.to_le_bytes())
+}

@@ -1,0 +1,178 @@
+//! The command line.
+
+use crate::{
+    config::Config,
+    http::front::{Identification, VERSION},
+    identity::Identity,
+    run::Options,
+};
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use cretoai_consensus::Hash;
+use cretoai_control::api::encode_base64;
+use std::{
+    io::{IsTerminal, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
+use tracing_subscriber::EnvFilter;
+
+/// The port of clients, unless `--api-listen` says otherwise.
+const API_PORT: u16 = 8080;
+/// How long a probe waits.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// What a probe's answer may have.
+const PROBE_ANSWER: u64 = 16 * 1024;
+
+/// A validator of a CretoAI ledger.
+#[derive(Debug, Parser)]
+#[command(name = "cretoai-node", version = VERSION, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node until SIGTERM.
+    Run(RunArguments),
+    /// Exit 0 if the node on this machine lives.
+    Health(ProbeArguments),
+    /// Exit 0 if the node on this machine is a caught-up validator with a quorum; say what it waits for otherwise.
+    Ready(ProbeArguments),
+    /// The node's identity.
+    Keys {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The node.toml.
+    #[arg(long, value_name = "FILE", default_value = "/etc/cretoai/node.toml")]
+    pub config: PathBuf,
+    /// Where clients are served [default: port 8080 on the address of network.listen_addr].
+    #[arg(long, value_name = "ADDRESS", env = "CRETO_API_LISTEN")]
+    pub api_listen: Option<SocketAddr>,
+    /// The pod's name, which comes before node.id.
+    #[arg(long, env = "POD_NAME", hide = true)]
+    pub pod_name: Option<String>,
+    /// The pod's UID.
+    #[arg(long, env = "POD_UID", hide = true, default_value = "")]
+    pub pod_uid: String,
+    /// The UID of the CretoCluster that this node belongs to.
+    #[arg(long, env = "CRETO_CLUSTER_UID", default_value = "")]
+    pub cluster_uid: String,
+    /// The fingerprint (64 hexadecimal digits) of the admin key, the only one that the control port admits.
+    #[arg(long, env = "CRETO_ADMIN_KEY", value_parser = parse_fingerprint)]
+    pub admin_key: Option<Hash>,
+    /// The file of the projected ServiceAccount token that attestation hands out.
+    #[arg(long, env = "CRETO_TOKEN_PATH")]
+    pub token_path: Option<PathBuf>,
+}
+
+/// Arguments of `health` and `ready`.
+#[derive(Debug, Args)]
+pub struct ProbeArguments {
+    /// The node's metrics port.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    pub address: SocketAddr,
+}
+
+/// What `keys` does.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Print the public key and its fingerprint; the private key is never printed.
+    Show {
+        /// The node.toml.
+        #[arg(long, value_name = "FILE", default_value = "/etc/cretoai/node.toml")]
+        config: PathBuf,
+    },
+}
+
+fn parse_fingerprint(text: &str) -> Result<Hash, String> {
+    text.parse().map_err(|_| "an admin key is named by the 64 hexadecimal digits of its fingerprint".to_owned())
+}
+
+/// Runs the command line.
+///
+/// # Errors
+/// What went wrong, for people.
+pub fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Run(arguments) => run(arguments),
+        Command::Health(arguments) => probe(arguments.address, "/health"),
+        Command::Ready(arguments) => probe(arguments.address, "/ready"),
+        Command::Keys { command: KeysCommand::Show { config } } => show_key(&config),
+        Command::Version => print(&format!("cretoai-node {VERSION}\n")),
+    }
+}
+
+fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    let config = Config::load(&arguments.config, arguments.pod_name.as_deref())?;
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(filter) if !filter.is_empty() => EnvFilter::try_new(&filter).with_context(|| format!("RUST_LOG={filter}"))?,
+        _ => EnvFilter::new(&config.node.log_level),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+    let options = Options {
+        api_listen: arguments.api_listen.unwrap_or_else(|| SocketAddr::new(config.network.listen_addr.ip(), API_PORT)),
+        identification: Identification {
+            name: config.node.id.clone(),
+            pod_uid: arguments.pod_uid,
+            cluster_uid: arguments.cluster_uid,
+            admin: arguments.admin_key,
+            token_path: arguments.token_path.filter(|path| !path.as_os_str().is_empty()),
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let ended = runtime.block_on(crate::run::run::<crate::runtime::Creto>(config, options));
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    ended
+}
+
+fn show_key(config: &std::path::Path) -> anyhow::Result<()> {
+    let pod_name = std::env::var("POD_NAME").ok();
+    let config = Config::load(config, pod_name.as_deref())?;
+    let identity = Identity::read(&config.crypto.key_path)?;
+    let key = identity.key.public_key();
+    print(&format!(
+        "name         {}\nalgorithm    ML-DSA-87\nfingerprint  {}\npublic key   {}\n",
+        config.node.id,
+        key.fingerprint(),
+        encode_base64(key.as_bytes())
+    ))
+}
+
+/// A plain HTTP GET to the metrics port.
+fn probe(address: SocketAddr, path: &str) -> anyhow::Result<()> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
+        stream.set_read_timeout(Some(PROBE_LIMIT))?;
+        stream.set_write_timeout(Some(PROBE_LIMIT))?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = Vec::new();
+        stream.take(PROBE_ANSWER).read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer =
+        ask().with_context(|| format!("no answer from {address}{path}; is the node running there? --address names its metrics port"))?;
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    let sentence = answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim();
+    match status {
+        "200" => print(&format!("{sentence}\n")),
+        _ => bail!("{sentence}"),
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("writing the answer")
+}
