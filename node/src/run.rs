@@ -1,8 +1,11 @@
 //! `cretoai-node run`: the order in which a node comes up and goes down.
 //!
-//! 1. Configuration, identity, store. 2. The ports: 9090, 9000 and 8080 (which answers 503). 3. The genesis, from the store
-//! or handed in at port 9000. 4. Transport and engine; clients are served. 5. SIGTERM or SIGINT: no new connections, requests at
-//! work finish, the engine flushes, the transport closes; all within five seconds.
+//! 1. Configuration, identity, store.
+//! 2. The ports: 9090, 9000 and 8080 (which answers 503).
+//! 3. The genesis, from the store or handed in at port 9000.
+//! 4. Transport and engine; clients are served.
+//! 5. SIGTERM or SIGINT: no new connections, requests at work finish, the engine flushes, the transport closes; all
+//!    within five seconds.
 
 use crate::{
     config::Config,
