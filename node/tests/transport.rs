@@ -1,0 +1,343 @@
+//! The members' network on loopback: frames of all classes, restarts, floods, and everybody who must stay out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use bytes::Bytes;
+use cretoai_consensus::{Member, NodeId, PublicKey};
+use cretoai_control::{
+    keys::SecretKey,
+    tls::{self, Expect},
+};
+use cretoai_node::{
+    metrics::Metrics,
+    peer_address::PeerAddress,
+    transport::{ALPN, Budget, Class, Inbound, MAX_FRAME_BYTES, Transport},
+};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::{SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, sign::CertifiedKey};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+fn key(n: u8) -> SecretKey {
+    SecretKey::from_seed(&[n; 32]).unwrap()
+}
+
+/// Ports that were free a moment ago; the members must know each other's before they start.
+fn ports<const N: usize>() -> [SocketAddr; N] {
+    let sockets: [UdpSocket; N] = std::array::from_fn(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    sockets.map(|socket| socket.local_addr().unwrap())
+}
+
+fn dial(address: SocketAddr) -> PeerAddress {
+    format!("/ip4/{}/udp/{}/quic", address.ip(), address.port()).parse().unwrap()
+}
+
+struct Node {
+    transport: Arc<Transport>,
+    metrics: Arc<Metrics>,
+    inbound: mpsc::UnboundedReceiver<Inbound>,
+}
+
+/// Starts member `n` of those who listen on `addresses`; it dials all of them, itself included.
+async fn start(n: usize, addresses: &[SocketAddr]) -> Node {
+    let members = (0..addresses.len())
+        .map(|i| Member { id: NodeId(i as u32), name: format!("node-{i}"), key: key(i as u8).public_key().clone() })
+        .collect();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (sender, inbound) = mpsc::unbounded_channel();
+    let transport = Transport::start(
+        addresses[n],
+        &key(n as u8),
+        members,
+        NodeId(n as u32),
+        addresses.iter().copied().map(dial).collect(),
+        metrics.clone(),
+        move |event| drop(sender.send(event)),
+    )
+    .await
+    .unwrap();
+    Node { transport, metrics, inbound }
+}
+
+impl Node {
+    async fn next(&mut self) -> Inbound {
+        tokio::time::timeout(Duration::from_secs(15), self.inbound.recv()).await.expect("nothing came within 15 s").unwrap()
+    }
+
+    async fn connected_to(&mut self, peer: u32) {
+        while !matches!(self.next().await, Inbound::Connected(NodeId(id)) if id == peer) {}
+    }
+
+    async fn frame(&mut self) -> (NodeId, Bytes, Budget) {
+        loop {
+            if let Inbound::Frame { from, frame, budget } = self.next().await {
+                return (from, frame, budget);
+            }
+        }
+    }
+
+    fn refused(&self, reason: &str) -> u64 {
+        self.metrics.refused_connections.with_label_values(&["9001", reason]).get()
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(15), "{what} did not happen within 15 s");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_exchange_frames_of_all_classes_and_sizes() {
+    let addresses = ports::<3>();
+    let mut nodes = [start(0, &addresses).await, start(1, &addresses).await, start(2, &addresses).await];
+    for (i, node) in nodes.iter_mut().enumerate() {
+        let mut missing: Vec<u32> = (0..3).filter(|p| *p != i as u32).collect();
+        while !missing.is_empty() {
+            if let Inbound::Connected(NodeId(id)) = node.next().await {
+                missing.retain(|p| *p != id);
+            }
+        }
+    }
+    for node in &nodes {
+        eventually("connections in both directions", || node.transport.connected().iter().all(|(_, both)| *both)).await;
+        assert_eq!(node.transport.connected().len(), 2);
+        assert_eq!(node.metrics.quic_connections.get(), 4);
+    }
+    let sizes = [1, 100, 65_536, MAX_FRAME_BYTES];
+    for class in Class::ALL {
+        for (n, &size) in sizes.iter().enumerate() {
+            nodes[0].transport.broadcast(class, Bytes::from(vec![class as u8 * 16 + n as u8; size]));
+        }
+    }
+    for node in &mut nodes[1..] {
+        let mut got: Vec<(u8, usize)> = vec![];
+        while got.len() < 12 {
+            let (from, frame, _budget) = node.frame().await;
+            assert_eq!(from, NodeId(0));
+            assert!(frame.iter().all(|byte| *byte == frame[0]));
+            got.push((frame[0], frame.len()));
+        }
+        for class in 0..3 {
+            let of_class: Vec<usize> = got.iter().filter(|(byte, _)| byte / 16 == class).map(|(_, size)| *size).collect();
+            assert_eq!(of_class, sizes, "frames of one class keep their order");
+        }
+    }
+    // What is too large is not sent and does not break anything.
+    nodes[0].transport.send(NodeId(1), Class::Bulk, Bytes::from(vec![0; MAX_FRAME_BYTES + 1]));
+    assert_eq!(nodes[0].metrics.dropped_frames.with_label_values(&["bulk"]).get(), 1);
+    nodes[0].transport.send(NodeId(1), Class::Vote, Bytes::from_static(b"still here"));
+    assert_eq!(nodes[1].frame().await.1, "still here");
+    for node in &nodes {
+        node.transport.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_member_is_connected_again_in_both_directions() {
+    let addresses = ports::<2>();
+    let mut first = start(0, &addresses).await;
+    let mut second = start(1, &addresses).await;
+    first.connected_to(1).await;
+    second.connected_to(0).await;
+    // Away in an orderly way: the peer is told, and what is sent meanwhile is dropped and counted.
+    second.transport.shutdown().await;
+    while !matches!(first.next().await, Inbound::Disconnected(NodeId(1))) {}
+    first.transport.send(NodeId(1), Class::Vote, Bytes::from_static(b"to nobody"));
+    assert_eq!(first.metrics.dropped_frames.with_label_values(&["vote"]).get(), 1);
+    drop(second);
+    let restarted = Instant::now();
+    let mut second = start(1, &addresses).await;
+    first.connected_to(1).await;
+    second.connected_to(0).await;
+    println!("connected again after {:?}", restarted.elapsed());
+    first.transport.send(NodeId(1), Class::Vote, Bytes::from_static(b"welcome back"));
+    assert_eq!(second.frame().await.1, "welcome back");
+    second.transport.send(NodeId(0), Class::Data, Bytes::from_static(b"thanks"));
+    assert_eq!(first.frame().await.1, "thanks");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_is_bounded_by_the_budget_and_votes_pass_it() {
+    let addresses = ports::<2>();
+    let mut flooder = start(0, &addresses).await;
+    let mut flooded = start(1, &addresses).await;
+    flooder.connected_to(1).await;
+    flooded.connected_to(0).await;
+    let frame = Bytes::from(vec![7; 500 * 1024]);
+    for _ in 0..200 {
+        flooder.transport.send(NodeId(1), Class::Bulk, frame.clone());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(flooder.metrics.dropped_frames.with_label_values(&["bulk"]).get() > 0, "the queue never filled");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The engine of the flooded node takes nothing back yet: what it was handed is bounded by 4 MiB of budget.
+    let mut held = vec![];
+    while let Ok(event) = flooded.inbound.try_recv() {
+        if let Inbound::Frame { budget, frame, .. } = event {
+            held.push((budget, frame.len()));
+        }
+    }
+    let bytes: usize = held.iter().map(|(_, length)| length).sum();
+    assert!((1..=4 << 20).contains(&bytes), "{bytes} bytes were handed over");
+    let before = Instant::now();
+    flooder.transport.send(NodeId(1), Class::Vote, Bytes::from_static(b"vote"));
+    let (_, vote, _budget) = flooded.frame().await;
+    assert_eq!(vote, "vote");
+    println!("a vote passed {bytes} waiting bytes in {:?}", before.elapsed());
+    // Giving the budget back lets the rest through.
+    drop(held);
+    let (_, more, _) = flooded.frame().await;
+    assert_eq!(more.len(), frame.len());
+}
+
+/// A QUIC client with a configuration of its own.
+async fn connect(to: SocketAddr, config: rustls::ClientConfig) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let initial = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().unwrap().quic_suite().unwrap();
+    let config = QuicClientConfig::with_initial(Arc::new(config), initial).unwrap();
+    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
+    endpoint.connect(to, "creto").unwrap().await
+}
+
+/// Whether a connection is of any use: the server refuses a TLS 1.3 client after the client thinks that all is well.
+async fn stays_out(to: SocketAddr, config: rustls::ClientConfig) {
+    if let Ok(connection) = connect(to, config).await {
+        let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.expect("the connection stayed");
+        assert!(!matches!(closed, quinn::ConnectionError::ApplicationClosed(_)), "refused only after the handshake: {closed}");
+    }
+}
+
+#[derive(Debug)]
+struct Impostor(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Impostor {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+    fn only_raw_public_keys(&self) -> bool {
+        true
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_thieves_and_classical_clients_stay_out_and_are_counted() {
+    let addresses = ports::<2>();
+    let mut node = start(0, &addresses).await;
+    let target = addresses[0];
+    let server = || Expect::Key(key(0).public_key().clone());
+
+    stays_out(target, tls::client_config(&key(99), server(), ALPN).unwrap()).await;
+    eventually("the stranger is counted", || node.refused("unknown_key") == 1).await;
+
+    // Shows member 1's public key, signs with another private key.
+    let thief = tls::client_config(&key(99), server(), ALPN).unwrap();
+    let own = thief.client_auth_cert_resolver.resolve(&[], &[SignatureScheme::ML_DSA_87]).unwrap();
+    let stolen = CertificateDer::from(tls::subject_public_key_info(key(1).public_key()));
+    let mut thief = tls::client_config(&key(99), server(), ALPN).unwrap();
+    thief.client_auth_cert_resolver = Arc::new(Impostor(Arc::new(CertifiedKey::new(vec![stolen], own.key.clone()))));
+    stays_out(target, thief).await;
+    eventually("the thief is counted", || node.refused("bad_signature") == 1).await;
+
+    stays_out(target, tls::client_config(&key(1), server(), b"other/1").unwrap()).await;
+    eventually("the other protocol is counted", || node.refused("other_protocol") == 1).await;
+
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    let mut classical = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    classical.alpn_protocols = vec![ALPN.to_vec()];
+    stays_out(target, classical).await;
+    eventually("the classical client is counted", || node.refused("incompatible") == 1).await;
+
+    assert_eq!(node.metrics.quic_connections.get(), 0);
+    assert!(node.inbound.try_recv().is_err(), "nothing reached the engine");
+    let mut member = start(1, &addresses).await;
+    node.connected_to(1).await;
+    member.connected_to(0).await;
+}
+
+/// Connects as member 1 and does `misbehave`; what the node closes the connection with.
+async fn violation(misbehave: impl AsyncFnOnce(&quinn::Connection)) -> (String, Node) {
+    let addresses = ports::<2>();
+    let node = start(0, &addresses).await;
+    let config = tls::client_config(&key(1), Expect::AnyOf(Arc::new(|_: &PublicKey| true)), ALPN).unwrap();
+    let connection = connect(addresses[0], config).await.unwrap();
+    misbehave(&connection).await;
+    let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.expect("the connection stayed");
+    match closed {
+        quinn::ConnectionError::ApplicationClosed(close) => (String::from_utf8_lossy(&close.reason).into_owned(), node),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oversized_frame_closes_the_connection_with_a_reason() {
+    for length in [0, MAX_FRAME_BYTES as u32 + 1, u32::MAX] {
+        let (reason, mut node) = violation(async |connection| {
+            let mut stream = connection.open_uni().await.unwrap();
+            stream.write_all(&[Class::Data as u8]).await.unwrap();
+            stream.write_all(&length.to_be_bytes()).await.unwrap();
+        })
+        .await;
+        assert!(reason.contains(&length.to_string()) && reason.contains(&MAX_FRAME_BYTES.to_string()), "{reason}");
+        eventually("it is counted", || node.refused("frame_size") == 1).await;
+        assert!(!matches!(node.inbound.try_recv(), Ok(Inbound::Frame { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_and_doubled_streams_close_the_connection() {
+    let (reason, node) = violation(async |connection| {
+        let mut stream = connection.open_uni().await.unwrap();
+        stream.write_all(&[9]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    })
+    .await;
+    assert!(reason.contains("unknown class 9"), "{reason}");
+    drop(node);
+    let (reason, node) = violation(async |connection| {
+        let mut streams = vec![];
+        for _ in 0..2 {
+            let mut stream = connection.open_uni().await.unwrap();
+            stream.write_all(&[Class::Vote as u8]).await.unwrap();
+            streams.push(stream);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    })
+    .await;
+    assert!(reason.contains("second stream for vote"), "{reason}");
+    eventually("it is counted", || node.refused("stream") == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_handshakes_than_the_node_bears_are_turned_away_and_members_still_get_in() {
+    let addresses = ports::<2>();
+    let mut node = start(0, &addresses).await;
+    // Each opens a handshake and never goes on with it: an Initial packet of a client that is then dropped.
+    let stranger = tls::client_config(&key(99), Expect::Key(key(0).public_key().clone()), ALPN).unwrap();
+    let attempts: Vec<_> = (0..150)
+        .map(|_| {
+            let stranger = stranger.clone();
+            tokio::spawn(tokio::time::timeout(Duration::from_millis(200), async move { drop(connect(addresses[0], stranger).await) }))
+        })
+        .collect();
+    for attempt in attempts {
+        drop(attempt.await);
+    }
+    let mut member = start(1, &addresses).await;
+    node.connected_to(1).await;
+    member.connected_to(0).await;
+}
