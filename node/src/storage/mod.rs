@@ -28,7 +28,7 @@ use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressio
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 const VERTICES: &str = "vertices";
@@ -101,6 +101,14 @@ pub enum StorageError {
     },
 }
 
+/// How long a start waits for another process to give the database up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// RocksDB has no kind of its own for this, only the name of the file in its sentence.
+fn is_locked(error: &rocksdb::Error) -> bool {
+    error.as_ref().contains("LOCK")
+}
+
 /// The sizes that node.toml sets.
 #[derive(Clone, Copy, Debug)]
 pub struct StorageOptions {
@@ -135,18 +143,29 @@ impl Storage {
         // All column families reach the disk together: what survives is a prefix of the batches.
         db_options.set_atomic_flush(true);
         let cache = Cache::new_lru_cache(options.cache_bytes);
-        let families = FAMILIES.map(|name| {
-            let mut table = BlockBasedOptions::default();
-            table.set_block_cache(&cache);
-            table.set_bloom_filter(10.0, false);
-            table.set_cache_index_and_filter_blocks(true);
-            let mut family = Options::default();
-            family.set_block_based_table_factory(&table);
-            family.set_compression_type(DBCompressionType::Lz4);
-            ColumnFamilyDescriptor::new(name, family)
-        });
-        let db = DB::open_cf_descriptors(&db_options, path, families)
-            .map_err(|source| StorageError::RocksDb { path: path.to_owned(), source })?;
+        let families = || {
+            FAMILIES.map(|name| {
+                let mut table = BlockBasedOptions::default();
+                table.set_block_cache(&cache);
+                table.set_bloom_filter(10.0, false);
+                table.set_cache_index_and_filter_blocks(true);
+                let mut family = Options::default();
+                family.set_block_based_table_factory(&table);
+                family.set_compression_type(DBCompressionType::Lz4);
+                ColumnFamilyDescriptor::new(name, family)
+            })
+        };
+        let began = Instant::now();
+        let db = loop {
+            match DB::open_cf_descriptors(&db_options, path, families()) {
+                Ok(db) => break db,
+                // A pod that was deleted by force may still be ending while its successor starts.
+                Err(error) if error.kind() == rocksdb::ErrorKind::IOError && is_locked(&error) && began.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(source) => return Err(StorageError::RocksDb { path: path.to_owned(), source }),
+            }
+        };
         Ok(Self { db, path: path.to_owned(), metrics })
     }
 
