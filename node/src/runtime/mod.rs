@@ -83,7 +83,7 @@ impl Runtime for Creto {
         };
         let peers = config.network.bootstrap_peers.clone();
         let transport = Transport::start(config.quic_address(), key, members.clone(), own, peers, Arc::clone(&metrics), inbound).await?;
-        serve::spawn(answered, Arc::clone(&storage), Arc::clone(&transport))?;
+        serve::spawn(answered, Arc::clone(&storage), Arc::downgrade(&transport))?;
 
         let limits = cretoai_consensus::engine::Limits::default();
         let engine = Engine::new(

@@ -6,7 +6,7 @@ use cretoai_consensus::{Message, NodeId, encode};
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, mpsc},
+    sync::{Arc, Weak, mpsc},
     time::{Duration, Instant},
 };
 
@@ -40,11 +40,12 @@ impl Bucket {
     }
 }
 
-/// Starts the thread. It ends when nobody can ask any more.
-pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, transport: Arc<Transport>) -> io::Result<()> {
+/// Starts the thread. It ends when nobody can ask any more, which is when the transport is gone: the thread must not keep it.
+pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, transport: Weak<Transport>) -> io::Result<()> {
     std::thread::Builder::new().name("creto-serve".into()).spawn(move || {
         let mut buckets: HashMap<NodeId, Bucket> = HashMap::new();
         for Request { from, message } in requests {
+            let Some(transport) = transport.upgrade() else { break };
             let bucket = buckets.entry(from).or_insert_with(Bucket::full);
             bucket.refill();
             if bucket.bytes <= 0 {

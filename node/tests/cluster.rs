@@ -1,0 +1,243 @@
+//! Four whole nodes in one process, on loopback: born through their control ports, submitting through their client ports,
+//! stopped and started again on the same volumes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, PublicKey, SignedGenesis};
+use cretoai_control::{
+    api::{NodeStatus, Role},
+    client::ControlClient,
+    keys::SecretKey,
+};
+use cretoai_node::{
+    config::Config,
+    http::front::Identification,
+    run::{Options, run_until},
+    runtime::Creto,
+};
+use std::{
+    net::{SocketAddr, TcpListener, UdpSocket},
+    path::Path,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+const NODES: usize = 4;
+const CLUSTER: &str = "a-cluster";
+
+#[derive(Clone, Copy)]
+struct Addresses {
+    control: SocketAddr,
+    clients: SocketAddr,
+    metrics: SocketAddr,
+    quic: SocketAddr,
+}
+
+fn addresses() -> Vec<Addresses> {
+    let held: Vec<([TcpListener; 3], UdpSocket)> = (0..NODES)
+        .map(|_| (std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap()), UdpSocket::bind("127.0.0.1:0").unwrap()))
+        .collect();
+    let of = |(tcp, udp): &([TcpListener; 3], UdpSocket)| Addresses {
+        control: tcp[0].local_addr().unwrap(),
+        clients: tcp[1].local_addr().unwrap(),
+        metrics: tcp[2].local_addr().unwrap(),
+        quic: udp.local_addr().unwrap(),
+    };
+    held.iter().map(of).collect()
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Stops as SIGTERM does; how long it took.
+    async fn stop(self) -> Duration {
+        let started = Instant::now();
+        self.stop.send(()).unwrap();
+        self.ended.await.unwrap().unwrap();
+        started.elapsed()
+    }
+}
+
+fn start(n: usize, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Running {
+    let own = all[n];
+    let peers: Vec<String> = all.iter().map(|a| format!("'/ip4/127.0.0.1/udp/{}/quic'", a.quic.port())).collect();
+    let text = format!(
+        "[node]\nid = 'node-{n}'\ndata_dir = {:?}\n[network]\nlisten_addr = '{}'\nquic_port = {}\nbootstrap_peers = [{}]\n\
+         [storage]\ncache_size_mb = 8\nwrite_buffer_mb = 8\n[metrics]\nport = {}\n",
+        volume.join(format!("node-{n}")),
+        own.control,
+        own.quic.port(),
+        peers.join(", "),
+        own.metrics.port()
+    );
+    let config = Config::parse(&text, None).unwrap();
+    let identification = Identification {
+        name: format!("node-{n}"),
+        pod_uid: format!("uid-{n}"),
+        cluster_uid: CLUSTER.into(),
+        admin: Some(admin.public_key().fingerprint()),
+        token_path: None,
+    };
+    let options = Options { api_listen: own.clients, identification };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async move {
+        drop(stopped.await);
+        "the test"
+    };
+    let ended = tokio::spawn(async move {
+        let ended = run_until::<Creto>(config, options, stopped).await;
+        if let Err(error) = &ended {
+            println!("node-{n}: {error:#}");
+        }
+        ended
+    });
+    Running { stop, ended }
+}
+
+async fn http(to: SocketAddr, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let head = format!(
+        "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer).await.unwrap();
+    let split = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let status = String::from_utf8_lossy(&answer[..split]).split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_off(split + 4))
+}
+
+async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = attempt().await {
+            return value;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{what} did not happen within 30 s");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn all_ready(client: &ControlClient, all: &[Addresses], keys: &[PublicKey]) -> Vec<NodeStatus> {
+    let mut statuses = vec![];
+    for (own, key) in all.iter().zip(keys) {
+        statuses.push(
+            until("readiness", async || match client.status(own.control, key).await {
+                Ok(status) if status.ready => Some(status),
+                _ => None,
+            })
+            .await,
+        );
+    }
+    statuses
+}
+
+/// Waits until all nodes are at one sequence, and returns it with its chain hash.
+async fn agreed(client: &ControlClient, all: &[Addresses], keys: &[PublicKey]) -> (u64, String) {
+    until("agreement", async || {
+        let mut places = vec![];
+        for (own, key) in all.iter().zip(keys) {
+            let status = client.status(own.control, key).await.ok()?;
+            places.push((status.sequence, status.chain_hash));
+        }
+        places.dedup();
+        if let [only] = places.as_slice() { Some(only.clone()) } else { None }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_nodes_are_born_decide_stop_and_go_on() {
+    let volume = tempfile::tempdir().unwrap();
+    let all = addresses();
+    let admin = SecretKey::from_seed(&[42; 32]).unwrap();
+    let client = ControlClient::new(&admin).unwrap();
+    let mut running: Vec<Running> = (0..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
+
+    // Birth: attest all, sign the genesis, hand it in.
+    let mut members = vec![];
+    for own in &all {
+        let (key, attestation) = until("attestation", async || client.attest(own.control, &[1; 32]).await.ok()).await;
+        assert_eq!((attestation.chain_id.as_ref(), attestation.cluster_uid.as_str()), (None, CLUSTER));
+        let proof = attestation.possession_signature().unwrap();
+        members.push(GenesisMember { name: attestation.pod_name, key, proof });
+    }
+    let keys: Vec<PublicKey> = members.iter().map(|m| m.key.clone()).collect();
+    assert_eq!(client.status(all[0].control, &keys[0]).await.unwrap().role, Role::Waiting);
+    let genesis = Genesis {
+        cluster_uid: CLUSTER.into(),
+        admin_key: admin.public_key().clone(),
+        members,
+        fault_model: FaultModel::Byzantine,
+        created_ms: 1_700_000_000_000,
+    };
+    let signature = admin.sign(&genesis.signing_message());
+    let signed = SignedGenesis { genesis, signature };
+    let born = Instant::now();
+    for (own, key) in all.iter().zip(&keys) {
+        client.put_genesis(own.control, key, &signed).await.unwrap();
+    }
+    let statuses = all_ready(&client, &all, &keys).await;
+    println!("ready {:?} after the first genesis was handed in", born.elapsed());
+    for status in &statuses {
+        assert_eq!(status.role, Role::Validator);
+        assert_eq!(status.chain_id.as_deref(), Some(signed.genesis.chain_id().to_string().as_str()));
+        let quorum = status.quorum.unwrap();
+        assert_eq!((quorum.members, quorum.required, quorum.fault_tolerance), (4, 3, 1));
+    }
+
+    // Payloads of many sizes through every node, each read back everywhere.
+    let mut ids = vec![];
+    for (n, size) in [1, 7, 512, 4_096, 70_000, 128 * 1024].into_iter().enumerate() {
+        let data = vec![n as u8 + 1; size];
+        let (status, body) = http(all[n % NODES].clients, "POST /v1/payloads?wait=10000", &data).await;
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((status, json["outcome"].as_str()), (200, Some("executed")), "{json}");
+        println!("{size} bytes final in {} ms", json["latencyMs"]);
+        ids.push((json["id"].as_str().unwrap().to_owned(), data));
+    }
+    let before = agreed(&client, &all, &keys).await;
+    for (id, data) in &ids {
+        for own in &all {
+            assert_eq!(http(own.clients, &format!("GET /v1/payloads/{id}"), b"").await, (200, data.clone()));
+        }
+    }
+
+    // One node away: the chain goes on; back again, it catches up.
+    let last = running.pop().unwrap();
+    println!("stopped in {:?}", last.stop().await);
+    let (status, _) = http(all[0].clients, "POST /v1/payloads?wait=10000", b"with three of four").await;
+    assert_eq!(status, 200);
+    running.push(start(3, volume.path(), &all, &admin));
+    all_ready(&client, &all, &keys).await;
+    let between = agreed(&client, &all, &keys).await;
+    assert!(between.0 > before.0);
+
+    // All stopped and started on their volumes: the same chain goes on.
+    for node in running {
+        let took = node.stop().await;
+        assert!(took < Duration::from_secs(5), "stopping took {took:?}");
+    }
+    let restarted = Instant::now();
+    let running: Vec<Running> = (0..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
+    let statuses = all_ready(&client, &all, &keys).await;
+    println!("all four restarted and ready in {:?}", restarted.elapsed());
+    assert!(statuses.iter().all(|s| s.sequence >= between.0));
+    let (status, body) = http(all[1].clients, "POST /v1/payloads?wait=10000", b"after the restart").await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    assert!(agreed(&client, &all, &keys).await.0 > between.0);
+    let (id, data) = &ids[5];
+    assert_eq!(http(all[2].clients, &format!("GET /v1/payloads/{id}"), b"").await, (200, data.clone()));
+    for node in running {
+        node.stop().await;
+    }
+}
