@@ -219,7 +219,7 @@ async fn finish(settings: &Settings) -> Result<()> {
     let user = settings.kubectl_of_the_user();
     title(&format!("{user} get creto,pods -n {NAMESPACE}"));
     for line in kubectl(settings, &["get", "creto,pods", "-n", NAMESPACE]).await?.lines() {
-        println!("  {line}");
+        println!("{}", format!("  {line}").trim_end());
     }
     title("Three things to try next");
     let forward = match settings.reach {

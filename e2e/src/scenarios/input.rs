@@ -32,14 +32,14 @@ fn change(what: &'static str, spec: Value, says: &'static [&'static str]) -> Bad
 
 fn all() -> Vec<Bad> {
     vec![
-        creation("replicas 0", "bad", json!({"replicas": 0}), &["spec.replicas is 0", "set 4"]),
-        creation("replicas 2", "bad", json!({"replicas": 2}), &["spec.replicas is 2", "set 4"]),
+        creation("replicas 0", "bad", json!({"replicas": 0}), &["spec.replicas must be 1", "set 4"]),
+        creation("replicas 2", "bad", json!({"replicas": 2}), &["spec.replicas must be 1", "set 4"]),
         creation("an unknown field", "bad", json!({"replicas": 4, "replicaCount": 4}), &["unknown field", "spec.replicaCount"]),
         creation("a 10,000-character name", &"a".repeat(10_000), json!({"replicas": 4}), &["metadata.name", "more than"]),
         creation("a 41-character name", &"a".repeat(41), json!({"replicas": 4}), &["metadata.name", "at most 40", "shorter name"]),
         change("shrinking storage", json!({"storage": {"size": "1Gi"}}), &["spec.storage.size never shrinks", "or more"]),
         change("another storage class", json!({"storage": {"storageClassName": "other"}}), &["spec.storage.storageClassName is immutable", "set it back"]),
-        change("other replicas after birth", json!({"replicas": 7}), &["spec.replicas is immutable", "set it back to 4"]),
+        change("other replicas after birth", json!({"replicas": 7}), &["spec.replicas is immutable", "set it back to"]),
     ]
 }
 
