@@ -55,7 +55,13 @@ impl Identity {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
-        let key = SecretKey::load(folder.join(KEY_FILE))?;
+        let path = folder.join(KEY_FILE);
+        let key = match SecretKey::load(&path) {
+            Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                bail!("there is no identity in {} yet; the first `cretoai-node run` makes one", folder.display())
+            }
+            loaded => loaded?,
+        };
         Ok(Self { key, folder: folder.to_owned() })
     }
 

@@ -6,8 +6,17 @@ fn main() -> ExitCode {
     match cretoai_node::cli::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cretoai-node: {error:#}");
+            eprintln!("cretoai-node: {}", described(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each said once: many of ours repeat their cause within their own sentence.
+fn described(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
+        told if told.is_empty() => cause,
+        told if told.contains(&cause) => told,
+        told => format!("{told}: {cause}"),
+    })
 }

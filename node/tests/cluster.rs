@@ -38,17 +38,17 @@ struct Addresses {
     quic: SocketAddr,
 }
 
+/// Ports below the range that the system hands out to clients, so that nobody takes one while a node is away.
 fn addresses() -> Vec<Addresses> {
-    let held: Vec<([TcpListener; 3], UdpSocket)> = (0..NODES)
-        .map(|_| (std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap()), UdpSocket::bind("127.0.0.1:0").unwrap()))
-        .collect();
-    let of = |(tcp, udp): &([TcpListener; 3], UdpSocket)| Addresses {
-        control: tcp[0].local_addr().unwrap(),
-        clients: tcp[1].local_addr().unwrap(),
-        metrics: tcp[2].local_addr().unwrap(),
-        quic: udp.local_addr().unwrap(),
+    let mut next = (std::process::id() * 64) % 10_000;
+    let mut free = || loop {
+        next += 1;
+        let address = SocketAddr::from(([127, 0, 0, 1], 10_000 + (next % 10_000) as u16));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return address;
+        }
     };
-    held.iter().map(of).collect()
+    (0..NODES).map(|_| Addresses { control: free(), clients: free(), metrics: free(), quic: free() }).collect()
 }
 
 struct Running {

@@ -11,13 +11,16 @@ use cretoai_control::{
 use cretoai_node::{
     metrics::Metrics,
     peer_address::PeerAddress,
-    transport::{ALPN, Budget, Class, Inbound, MAX_FRAME_BYTES, Transport},
+    transport::{ALPN, Budget, Class, Inbound, MAX_FRAME_BYTES, Transport, TransportError},
 };
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, sign::CertifiedKey};
 use std::{
     net::{SocketAddr, UdpSocket},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
@@ -26,10 +29,19 @@ fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32]).unwrap()
 }
 
-/// Ports that were free a moment ago; the members must know each other's before they start.
+/// Ports that are free: the members must know each other's before they start. Below the range that the system hands out to
+/// clients, so that nobody takes one in between.
 fn ports<const N: usize>() -> [SocketAddr; N] {
-    let sockets: [UdpSocket; N] = std::array::from_fn(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    std::array::from_fn(|_| {
+        loop {
+            let next = (std::process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+            let address = SocketAddr::from(([127, 0, 0, 1], 20_000 + next as u16));
+            if UdpSocket::bind(address).is_ok() {
+                return address;
+            }
+        }
+    })
 }
 
 fn dial(address: SocketAddr) -> PeerAddress {
@@ -44,22 +56,26 @@ struct Node {
 
 /// Starts member `n` of those who listen on `addresses`; it dials all of them, itself included.
 async fn start(n: usize, addresses: &[SocketAddr]) -> Node {
-    let members = (0..addresses.len())
+    let members: Vec<Member> = (0..addresses.len())
         .map(|i| Member { id: NodeId(i as u32), name: format!("node-{i}"), key: key(i as u8).public_key().clone() })
         .collect();
     let metrics = Arc::new(Metrics::new().unwrap());
     let (sender, inbound) = mpsc::unbounded_channel();
-    let transport = Transport::start(
-        addresses[n],
-        &key(n as u8),
-        members,
-        NodeId(n as u32),
-        addresses.iter().copied().map(dial).collect(),
-        metrics.clone(),
-        move |event| drop(sender.send(event)),
-    )
-    .await
-    .unwrap();
+    // A socket that a stopped endpoint has just given up may take a moment to close.
+    let started = Instant::now();
+    let transport = loop {
+        let sender = sender.clone();
+        let dial = addresses.iter().copied().map(dial).collect();
+        let hand_over = move |event| drop(sender.send(event));
+        let own = NodeId(n as u32);
+        match Transport::start(addresses[n], &key(n as u8), members.clone(), own, dial, metrics.clone(), hand_over).await {
+            Ok(transport) => break transport,
+            Err(TransportError::Bind { .. }) if started.elapsed() < Duration::from_secs(5) => {
+                tokio::time::sleep(Duration::from_millis(5)).await
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
     Node { transport, metrics, inbound }
 }
 
