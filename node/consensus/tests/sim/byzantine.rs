@@ -159,7 +159,9 @@ impl Attacker {
 
     fn tips(&self, rng: &mut Rng, mut tips: Vec<Tip>) -> Vec<Tip> {
         match rng.below(4) {
-            0 => tips.iter_mut().for_each(|tip| *tip = Tip { height: Height(tip.height.0 + rng.below(100)), id: crypto::nonsense(rng.next()) }),
+            0 => tips
+                .iter_mut()
+                .for_each(|tip| *tip = Tip { height: Height(tip.height.0 + rng.below(100)), id: crypto::nonsense(rng.next()) }),
             1 => tips.iter_mut().for_each(|tip| *tip = Tip { height: Height(u64::MAX), id: crypto::nonsense(rng.next()) }),
             2 => tips.truncate(1),
             _ => {}

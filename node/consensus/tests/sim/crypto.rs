@@ -58,13 +58,7 @@ pub fn genesis(n: usize, model: FaultModel, created_ms: u64) -> Genesis {
             GenesisMember { name, key: key.public_key().clone(), proof }
         })
         .collect();
-    Genesis {
-        cluster_uid: uid.into(),
-        admin_key: SimKey::new("admin").public_key().clone(),
-        members,
-        fault_model: model,
-        created_ms,
-    }
+    Genesis { cluster_uid: uid.into(), admin_key: SimKey::new("admin").public_key().clone(), members, fault_model: model, created_ms }
 }
 
 pub fn nonsense(seed: u64) -> Hash {

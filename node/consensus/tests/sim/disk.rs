@@ -3,8 +3,8 @@
 //! RocksDB store does.
 
 use cretoai_consensus::{
-    Certificate, CheckedVertex, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Outcome, Phase, Proposal,
-    Sequence, Tip, VALIDITY_WINDOW_MS, Vote, encode,
+    Certificate, CheckedVertex, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Outcome, Phase,
+    Proposal, Sequence, Tip, VALIDITY_WINDOW_MS, Vote, encode,
     engine::{Execution, Recovered, Write},
 };
 use std::{
@@ -80,10 +80,14 @@ pub struct Disk {
     visible: Content,
     durable: Content,
     pending: Vec<Vec<Write>>,
-    pub fault: Option<DiskFault>,
+    fault: Option<DiskFault>,
 }
 
 impl Disk {
+    pub fn new(fault: Option<DiskFault>) -> Self {
+        Self { fault, ..Self::default() }
+    }
+
     /// Writes a turn's batch; with `sync`, it and all before it are durable afterwards.
     pub fn write(&mut self, batch: &[Write], sync: bool) {
         batch.iter().for_each(|write| self.visible.apply(write));
@@ -189,6 +193,16 @@ impl Disk {
         let (count, certificate) = answer?;
         records.truncate(count);
         Some(Message::Records { records, certificate })
+    }
+
+    /// Whether the newest COMMIT here is for this digest.
+    pub fn committed(&self, sequence: Sequence, digest: Hash) -> bool {
+        self.visible.commit.as_ref().is_some_and(|vote| (vote.ballot.sequence, vote.ballot.digest) == (sequence, digest))
+    }
+
+    /// The decisions above a sequence.
+    pub fn executions_above(&self, sequence: Sequence) -> Vec<Arc<Execution>> {
+        self.visible.executions.range(sequence.next()..).map(|(_, execution)| Arc::clone(execution)).collect()
     }
 
     /// The chain hash of a decision, if it is here.

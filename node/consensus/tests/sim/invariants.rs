@@ -112,14 +112,23 @@ impl Checks {
 
     fn acknowledged(&self, node: NodeId, tips: &[Tip], disk: &Disk) -> Result<(), Broken> {
         for (author, tip) in (0..).map(NodeId).zip(tips) {
-            rule!(disk.holds_tip(author, *tip), "durability: node {node} acknowledged lane {author} up to {} before it was durable", tip.height);
+            rule!(
+                disk.holds_tip(author, *tip),
+                "durability: node {node} acknowledged lane {author} up to {} before it was durable",
+                tip.height
+            );
         }
         Ok(())
     }
 
     /// An honest node carried out a decision: it is the one that all carry out, and it is right by itself.
-    pub fn executed(&mut self, node: NodeId, execution: &Arc<Execution>) -> Result<(), Broken> {
+    pub fn executed(&mut self, node: NodeId, execution: &Arc<Execution>, disk: &Disk) -> Result<(), Broken> {
         let sequence = execution.record.proposal.sequence;
+        let digest = execution.record.proposal.digest(&self.domain);
+        if disk.committed(sequence, digest) {
+            // Perhaps it died before it could send this COMMIT, but counted it.
+            self.commits.entry((sequence, digest)).or_default().insert(node);
+        }
         let Some(index) = sequence.0.checked_sub(1).and_then(|i| usize::try_from(i).ok()) else {
             return Err("agreement: sequence 0 was executed".into());
         };
