@@ -187,7 +187,13 @@ impl Client {
     pub async fn submit(&mut self, data: Bytes, wait: Duration) -> Result<Receipt> {
         let receipt = self.post(data, wait).await?.receipt()?;
         if !receipt.is_final() {
-            bail!("payload {} is not final after {} ms: status {}, outcome {:?}", receipt.id, wait.as_millis(), receipt.status, receipt.outcome);
+            bail!(
+                "payload {} is not final after {} ms: status {}, outcome {:?}",
+                receipt.id,
+                wait.as_millis(),
+                receipt.status,
+                receipt.outcome
+            );
         }
         Ok(receipt)
     }

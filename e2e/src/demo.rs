@@ -114,7 +114,10 @@ async fn wait_for_quorum(settings: &Settings, cluster: &Cluster) -> Result<()> {
             quorum.required,
         ));
         let settled = resource.metadata.generation == status.observed_generation;
-        if settled && i32::try_from(ready).unwrap_or_default() == replicas && condition(&resource, "Ready").is_some_and(|(status, _)| status == "True") {
+        if settled
+            && i32::try_from(ready).unwrap_or_default() == replicas
+            && condition(&resource, "Ready").is_some_and(|(status, _)| status == "True")
+        {
             progress.done();
             return Ok(());
         }
@@ -151,7 +154,10 @@ impl Door {
             .spawn()
             .context("starting kubectl port-forward")?;
         let mut lines = BufReader::new(child.stdout.take().context("no output of kubectl port-forward")?).lines();
-        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.context("kubectl port-forward is silent")??.unwrap_or_default();
+        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line())
+            .await
+            .context("kubectl port-forward is silent")??
+            .unwrap_or_default();
         let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse::<u16>().ok());
         let address = SocketAddr::from(([127, 0, 0, 1], port.with_context(|| format!("kubectl port-forward said: {line}"))?));
         Ok(Self { name: format!("kubectl port-forward to pod {leader}"), address, _forward: Some(child) })
@@ -201,7 +207,8 @@ async fn lose_a_pod(settings: &Settings, cluster: &Cluster, door: &Door, leader:
         let pod = cluster.api::<k8s_openapi::api::core::v1::Pod>().get_opt(&victim).await?;
         let back = pod.as_ref().is_some_and(|pod| pod.uid() != before && is_ready(pod));
         let participating = cluster.get().await?.status.and_then(|status| status.quorum).map_or(0, |quorum| quorum.participating);
-        progress.tell(&format!("{victim} {}, {participating} of 4 validators take part", if back { "is back" } else { "is on its way back" }));
+        progress
+            .tell(&format!("{victim} {}, {participating} of 4 validators take part", if back { "is back" } else { "is on its way back" }));
         if back && participating == 4 {
             break;
         }

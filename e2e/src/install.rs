@@ -35,22 +35,32 @@ impl Installation {
             restricted_namespace(client, namespace).await?;
         }
         let chart = settings.charts.join("creto-crds");
-        program(Command::new(&settings.helm).args(["upgrade", "--install", CRDS]).arg(&chart).args(["-n", SYSTEM, "--wait", "--timeout", "60s"]))
-            .await
-            .with_context(|| format!("installing {}", chart.display()))?;
+        program(Command::new(&settings.helm).args(["upgrade", "--install", CRDS]).arg(&chart).args([
+            "-n",
+            SYSTEM,
+            "--wait",
+            "--timeout",
+            "60s",
+        ]))
+        .await
+        .with_context(|| format!("installing {}", chart.display()))?;
         let chart = settings.charts.join("creto-operator");
         let set = |key: &str, value: &str| format!("{key}={value}");
         let mut command = Command::new(&settings.helm);
-        command.args(["upgrade", "--install", &self.release]).arg(&chart).args(["-n", &self.namespace, "--wait", "--timeout", "120s"]).args([
-            "--set-string",
-            &set("image.repository", &settings.operator_image.repository),
-            "--set-string",
-            &set("image.tag", &settings.operator_image.tag),
-            "--set-string",
-            &set("nodeImage.repository", &settings.node_image.repository),
-            "--set-string",
-            &set("nodeImage.tag", &settings.node_image.tag),
-        ]);
+        command
+            .args(["upgrade", "--install", &self.release])
+            .arg(&chart)
+            .args(["-n", &self.namespace, "--wait", "--timeout", "120s"])
+            .args([
+                "--set-string",
+                &set("image.repository", &settings.operator_image.repository),
+                "--set-string",
+                &set("image.tag", &settings.operator_image.tag),
+                "--set-string",
+                &set("nodeImage.repository", &settings.node_image.repository),
+                "--set-string",
+                &set("nodeImage.tag", &settings.node_image.tag),
+            ]);
         if let Some(namespace) = &self.watches {
             command.args(["--set-string", &set("watchNamespace", namespace)]);
         }
@@ -65,7 +75,8 @@ impl Installation {
     /// # Errors
     /// Helm fails.
     pub async fn uninstall(&self, settings: &Settings) -> Result<()> {
-        program(Command::new(&settings.helm).args(["uninstall", &self.release, "-n", &self.namespace, "--ignore-not-found", "--wait"])).await?;
+        program(Command::new(&settings.helm).args(["uninstall", &self.release, "-n", &self.namespace, "--ignore-not-found", "--wait"]))
+            .await?;
         Ok(())
     }
 

@@ -145,7 +145,11 @@ impl Cluster {
         }
         until(Duration::from_secs(90), "the CretoCluster and its pods to be gone", || async {
             let left = self.pods().await?;
-            Ok(if api.get_opt(&self.name).await?.is_none() && left.is_empty() { Ok(()) } else { Err(format!("{} pods are left", left.len())) })
+            Ok(if api.get_opt(&self.name).await?.is_none() && left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{} pods are left", left.len()))
+            })
         })
         .await
     }
@@ -180,7 +184,12 @@ impl Cluster {
             let running = pods.iter().filter(|pod| is_ready(pod)).count();
             let size = usize::try_from(resource.spec.replicas).unwrap_or_default();
             let whole = ready && quorum.size == resource.spec.replicas && quorum.participating == quorum.size && running == size;
-            let told = resource.status.as_ref().and_then(|status| status.summary.as_ref()).map(|summary| summary.status.clone()).unwrap_or_default();
+            let told = resource
+                .status
+                .as_ref()
+                .and_then(|status| status.summary.as_ref())
+                .map(|summary| summary.status.clone())
+                .unwrap_or_default();
             Ok(if whole { Ok(resource) } else { Err(format!("{running}/{size} pods ready; {told}")) })
         })
         .await
@@ -201,7 +210,8 @@ pub fn pod_ip(pod: &Pod) -> Option<IpAddr> {
 /// Whether a pod is ready and not on its way out.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
+    let ready =
+        conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
     ready && pod.metadata.deletion_timestamp.is_none()
 }
 
@@ -246,7 +256,10 @@ pub async fn restricted_namespace(client: &Client, name: &str) -> Result<()> {
         }},
     });
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    namespaces.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await.with_context(|| format!("making namespace {name}"))?;
+    namespaces
+        .patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object))
+        .await
+        .with_context(|| format!("making namespace {name}"))?;
     Ok(())
 }
 
@@ -271,7 +284,8 @@ pub async fn delete_namespace(client: &Client, name: &str, limit: Duration) -> R
 /// # Errors
 /// No answer.
 pub async fn raw(client: &Client, method: Method, path: &str, content_type: &str, body: &Value) -> Result<(u16, String)> {
-    let request = Request::builder().method(method).uri(path).header("content-type", content_type).body(serde_json::to_vec(body)?.into())?;
+    let request =
+        Request::builder().method(method).uri(path).header("content-type", content_type).body(serde_json::to_vec(body)?.into())?;
     let response = client.send(request).await?;
     let status = response.status().as_u16();
     let body = http_body_util::BodyExt::collect(response.into_body()).await?.to_bytes();

@@ -77,7 +77,12 @@ pub async fn kill(pid: u32) -> Result<()> {
 /// # Errors
 /// The process was there and did not get it.
 pub async fn signal(pid: u32, name: &str) -> Result<()> {
-    let sent = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).stderr(Stdio::null()).status().await.context("running kill")?;
+    let sent = Command::new("sh")
+        .args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .await
+        .context("running kill")?;
     if !sent.success() && Path::new(&format!("/proc/{pid}/stat")).exists() {
         bail!("process {pid} could not be sent {name}; this needs root, in the process namespace of the nodes");
     }

@@ -66,10 +66,15 @@ impl Settings {
         let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let image = |name: &str| -> Result<Option<Image>> {
             text(name)
-                .map(|value| Image::parse(&value).with_context(|| format!("{name} is '{value}', which is no image with a tag; run it through make, which sets it")))
+                .map(|value| {
+                    Image::parse(&value)
+                        .with_context(|| format!("{name} is '{value}', which is no image with a tag; run it through make, which sets it"))
+                })
                 .transpose()
         };
-        let needed = |name: &str| image(name)?.with_context(|| format!("{name} is not set; run this through make demo or make e2e, which make the images"));
+        let needed = |name: &str| {
+            image(name)?.with_context(|| format!("{name} is not set; run this through make demo or make e2e, which make the images"))
+        };
         let reach = match text("CRETO_REACH").as_deref() {
             None | Some("direct") => Reach::Direct,
             Some("forward") => Reach::Forward,

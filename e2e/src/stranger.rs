@@ -11,7 +11,9 @@ use cretoai_control::{
     keys::SecretKey,
     tls::{self, Expect, subject_public_key_info},
 };
-use rustls::{ClientConfig, SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, pki_types::ServerName, sign::CertifiedKey};
+use rustls::{
+    ClientConfig, SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, pki_types::ServerName, sign::CertifiedKey,
+};
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{

@@ -79,7 +79,9 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
             nodes.stop().await;
             let run = match (result, complaint) {
                 (_, Some(complaint)) => bail!("{complaint}"),
-                (Err(error), None) => return Err(error.context(format!("at {rate} payloads/s; the nodes' logs are in {}", folder.join("nodes").display()))),
+                (Err(error), None) => {
+                    return Err(error.context(format!("at {rate} payloads/s; the nodes' logs are in {}", folder.join("nodes").display())));
+                }
                 (Ok(run), None) => run,
             };
             println!("  {rate}/s, run {number}: {}", describe(&run));
@@ -133,7 +135,9 @@ async fn measure(arguments: &Arguments, rate: u32, nodes: &Nodes) -> Result<Run>
     };
     tokio::time::timeout(limit, reading).await.context("the load generator did not end in time")??;
     let status = client.wait().await?;
-    let (Some(before), Some(after), Some(outcome)) = (before, after, outcome) else { bail!("the load generator ended with {status} and no figures") };
+    let (Some(before), Some(after), Some(outcome)) = (before, after, outcome) else {
+        bail!("the load generator ended with {status} and no figures")
+    };
     let wall = after.at.duration_since(before.at).as_secs_f64();
     let cpu: f64 = after.usage.iter().zip(&before.usage).map(|(after, before)| after.cpu_seconds - before.cpu_seconds).sum();
     let written = after.usage.iter().zip(&before.usage).map(|(after, before)| after.written.saturating_sub(before.written)).sum();

@@ -69,14 +69,23 @@ impl Nodes {
             let control = SocketAddr::new(address(index), CONTROL_PORT);
             let (key, attestation) = patiently(|| client.attest(control, &nonce)).await.with_context(|| self.log_of(index))?;
             if attestation.pod_name != name(index) || attestation.chain_id.is_some() {
-                bail!("{control} is {} with chain {:?}: another process listens there; end it and try again", attestation.pod_name, attestation.chain_id);
+                bail!(
+                    "{control} is {} with chain {:?}: another process listens there; end it and try again",
+                    attestation.pod_name,
+                    attestation.chain_id
+                );
             }
             members.push(GenesisMember { name: name(index), key, proof: attestation.possession_signature()? });
         }
         let created_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
         let keys: Vec<_> = members.iter().map(|member| member.key.clone()).collect();
-        let genesis =
-            Genesis { cluster_uid: CLUSTER_UID.into(), admin_key: admin.public_key().clone(), members, fault_model: FaultModel::Byzantine, created_ms };
+        let genesis = Genesis {
+            cluster_uid: CLUSTER_UID.into(),
+            admin_key: admin.public_key().clone(),
+            members,
+            fault_model: FaultModel::Byzantine,
+            created_ms,
+        };
         let signature = admin.sign(&genesis.signing_message());
         let signed = SignedGenesis { genesis, signature };
         for (index, key) in keys.iter().enumerate() {

@@ -42,7 +42,8 @@ struct Line {
 }
 
 fn line(rate: u32, runs: &[Run]) -> Line {
-    let of = |figure: &dyn Fn(&Run) -> Option<f64>| median(&runs.iter().filter(|run| run.rate == rate).filter_map(figure).collect::<Vec<_>>());
+    let of =
+        |figure: &dyn Fn(&Run) -> Option<f64>| median(&runs.iter().filter(|run| run.rate == rate).filter_map(figure).collect::<Vec<_>>());
     let share = |figure: &dyn Fn(&Run) -> u64| of(&|run| Some(figure(run) as f64)).unwrap_or_default();
     Line {
         rate,
@@ -92,11 +93,21 @@ const HEAD: [&str; 10] = ["offered", "tx/s", "p50", "p99", "processors", "memory
 pub fn write(path: &Path, arguments: &Arguments, runs: &[Run]) -> Result<()> {
     let lines: Vec<Line> = arguments.rates.iter().map(|rate| line(*rate, runs)).collect();
     println!("\n{}", table(&HEAD, &lines.iter().map(Line::cells).collect::<Vec<_>>()));
-    println!("medians of {} runs. tx/s: told to be final within the measured {} s. Latency: from when a payload was due until it was", arguments.runs, arguments.seconds);
-    println!("told to be final. processors: of the {} nodes together, of {} in this machine, which the client shares. memory: the largest node.", nodes::COUNT, processors());
+    println!(
+        "medians of {} runs. tx/s: told to be final within the measured {} s. Latency: from when a payload was due until it was",
+        arguments.runs, arguments.seconds
+    );
+    println!(
+        "told to be final. processors: of the {} nodes together, of {} in this machine, which the client shares. memory: the largest node.",
+        nodes::COUNT,
+        processors()
+    );
     println!("written, on disk: all nodes together, within the measured time and after it.");
     for line in lines.iter().filter(|line| line.throughput < 0.99 * f64::from(line.rate)) {
-        println!("{} payloads/s could not be carried: {:.0}/s is what this machine reached, and the latency is that of an overload.", line.rate, line.throughput);
+        println!(
+            "{} payloads/s could not be carried: {:.0}/s is what this machine reached, and the latency is that of an overload.",
+            line.rate, line.throughput
+        );
     }
     let document = json!({
         "nodes": nodes::COUNT, "payloadBytes": PAYLOAD, "warmupSeconds": arguments.warmup, "measuredSeconds": arguments.seconds,

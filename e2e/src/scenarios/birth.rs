@@ -33,7 +33,12 @@ pub async fn install(lab: &mut Lab) -> Result<String> {
     }
     ensure!(columns.contains("4/4"), "kubectl get creto does not say 4/4:\n{columns}");
     agree(&lab.cluster, Duration::from_secs(20)).await?;
-    Ok(format!("helm install {}, apply to quorum {}, to 4/4 ready {}; \"{message}\"", seconds(installed), seconds(quorum), seconds(began.elapsed())))
+    Ok(format!(
+        "helm install {}, apply to quorum {}, to 4/4 ready {}; \"{message}\"",
+        seconds(installed),
+        seconds(quorum),
+        seconds(began.elapsed())
+    ))
 }
 
 /// Deleted and applied again: the same chain.

@@ -1,7 +1,10 @@
 //! What must be so on all nodes, asked of each.
 
 use super::lab::Known;
-use crate::{api::Client, k8s::{Cluster, until}};
+use crate::{
+    api::Client,
+    k8s::{Cluster, until},
+};
 use anyhow::{Context, Result, ensure};
 use cretoai_consensus::Hash;
 use cretoai_control::api::NodeStatus;
@@ -97,8 +100,19 @@ async fn holds(client: &mut Client, name: &str, payload: &Known) -> Result<()> {
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
-    ensure!(stored.place == payload.place, "payload {} is at {:?} on {name}, and was told to be at {:?}", payload.id, stored.place, payload.place);
-    ensure!(Hash::of_bytes(&stored.data) == payload.content, "payload {} has other bytes on {name} ({} of them)", payload.id, stored.data.len());
+    ensure!(
+        stored.place == payload.place,
+        "payload {} is at {:?} on {name}, and was told to be at {:?}",
+        payload.id,
+        stored.place,
+        payload.place
+    );
+    ensure!(
+        Hash::of_bytes(&stored.data) == payload.content,
+        "payload {} has other bytes on {name} ({} of them)",
+        payload.id,
+        stored.data.len()
+    );
     Ok(())
 }
 

@@ -86,7 +86,12 @@ pub async fn follower(lab: &mut Lab) -> Result<String> {
     times.sort();
     let meanwhile = times.iter().filter(|at| **at > deleted && **at < deleted + back).count();
     let pause = times.windows(2).filter_map(|pair| Some(pair.get(1)?.duration_since(*pair.first()?))).max().unwrap_or_default();
-    ensure!(meanwhile > 0, "nothing became final while {victim} was away; {} errors, such as: {}", errors.len(), errors.first().map_or("none", String::as_str));
+    ensure!(
+        meanwhile > 0,
+        "nothing became final while {victim} was away; {} errors, such as: {}",
+        errors.len(),
+        errors.first().map_or("none", String::as_str)
+    );
     ensure!(pause < Duration::from_secs(10), "nothing became final for {} while {victim} was away", seconds(pause));
     cluster.whole(Duration::from_secs(60)).await?;
     ensure!(fingerprints(&cluster).await? == keys, "{victim} came back with another key");
@@ -129,7 +134,10 @@ pub async fn two_nodes(lab: &mut Lab) -> Result<String> {
         }
     }
     for uid in &uids {
-        ensure!(!process::of_pod(uid, "cretoai-node").is_empty(), "the processes of the pods are not seen from here, so they cannot be killed");
+        ensure!(
+            !process::of_pod(uid, "cretoai-node").is_empty(),
+            "the processes of the pods are not seen from here, so they cannot be killed"
+        );
     }
     let keys = fingerprints(&cluster).await?;
     let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -191,7 +199,12 @@ async fn outage(lab: &Lab, victims: &[String], survivors: &[SocketAddr], began: 
         if answer.status.as_u16() != 503 {
             let receipt = answer.receipt()?;
             if receipt.status == "final" {
-                bail!("payload {} was told to be final {} after {} were killed", receipt.id, seconds(began.elapsed()), victims.join(" and "));
+                bail!(
+                    "payload {} was told to be final {} after {} were killed",
+                    receipt.id,
+                    seconds(began.elapsed()),
+                    victims.join(" and ")
+                );
             }
             pending.push((receipt.id, data));
         }

@@ -38,7 +38,11 @@ fn all() -> Vec<Bad> {
         creation("a 10,000-character name", &"a".repeat(10_000), json!({"replicas": 4}), &["metadata.name", "more than"]),
         creation("a 41-character name", &"a".repeat(41), json!({"replicas": 4}), &["metadata.name", "at most 40", "shorter name"]),
         change("shrinking storage", json!({"storage": {"size": "1Gi"}}), &["spec.storage.size never shrinks", "or more"]),
-        change("another storage class", json!({"storage": {"storageClassName": "other"}}), &["spec.storage.storageClassName is immutable", "set it back"]),
+        change(
+            "another storage class",
+            json!({"storage": {"storageClassName": "other"}}),
+            &["spec.storage.storageClassName is immutable", "set it back"],
+        ),
         change("other replicas after birth", json!({"replicas": 7}), &["spec.replicas is immutable", "set it back to"]),
     ]
 }
@@ -65,7 +69,10 @@ pub async fn refused(lab: &mut Lab) -> Result<String> {
     let after = cluster.get().await?;
     ensure!(after.metadata.generation == before.metadata.generation, "a refused change changed the resource");
     let repaired = drift(lab).await?;
-    Ok(format!("{count} refused, each with field and fix; edits of a Service and a ConfigMap put back within {:.1} s, with Events", repaired.as_secs_f64()))
+    Ok(format!(
+        "{count} refused, each with field and fix; edits of a Service and a ConfigMap put back within {:.1} s, with Events",
+        repaired.as_secs_f64()
+    ))
 }
 
 /// Edits two objects of the operator by hand; the time until both are as before.

@@ -133,10 +133,14 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
     }
     let settings = Settings::from_environment()?;
     if settings.reach != Reach::Direct {
-        bail!("the scenarios speak to pods and look into their processes, and CRETO_REACH says that neither is reached from here; unset CRETO_KUBECONFIG to use the local Kubernetes");
+        bail!(
+            "the scenarios speak to pods and look into their processes, and CRETO_REACH says that neither is reached from here; unset CRETO_KUBECONFIG to use the local Kubernetes"
+        );
     }
     let mut lab = Lab::new(settings).await?;
-    let chosen = |scenario: &Scenario| *scenario == Scenario::Install || arguments.only.is_empty() || arguments.only.iter().any(|name| name == scenario.name());
+    let chosen = |scenario: &Scenario| {
+        *scenario == Scenario::Install || arguments.only.is_empty() || arguments.only.iter().any(|name| name == scenario.name())
+    };
     let (mut passed, mut failed) = (0, 0);
     for scenario in ALL.into_iter().filter(chosen) {
         let began = Instant::now();

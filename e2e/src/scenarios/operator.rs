@@ -106,7 +106,12 @@ async fn one_identity(cluster: &Cluster, replicas: usize, seen: &Seen) -> Result
         let status = cluster.node(&member.name).await?.status().await?;
         let expected = member.key.fingerprint().to_string();
         ensure!(status.key_fingerprint == expected, "{} has key {}, and the genesis names {expected}", member.name, status.key_fingerprint);
-        ensure!(status.chain_id.as_deref() == Some(genesis.chain_id().to_string().as_str()), "{} is on chain {:?}", member.name, status.chain_id);
+        ensure!(
+            status.chain_id.as_deref() == Some(genesis.chain_id().to_string().as_str()),
+            "{} is on chain {:?}",
+            member.name,
+            status.chain_id
+        );
     }
     let claims = cluster.api::<PersistentVolumeClaim>().list(&ListParams::default()).await?;
     let prefix = format!("data-{}-", cluster.name);

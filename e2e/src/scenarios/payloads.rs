@@ -90,10 +90,18 @@ pub async fn latency(lab: &mut Lab) -> Result<String> {
     };
     let outcome = load::drive(&plan, |_| {}).await?;
     let why = outcome.first_error.clone().unwrap_or_default();
-    ensure!(outcome.finalized == outcome.due, "of {} payloads {} became final, {} were refused ({why})", outcome.due, outcome.finalized, outcome.refused);
+    ensure!(
+        outcome.finalized == outcome.due,
+        "of {} payloads {} became final, {} were refused ({why})",
+        outcome.due,
+        outcome.finalized,
+        outcome.refused
+    );
     let mut memory = Vec::new();
     for (pods, program) in [(lab.cluster.pods().await?, "cretoai-node"), (lab.installation.pods(&lab.client).await?, "cretoai-operator")] {
-        let of_pod = |uid: Option<String>| process::of_pod(&uid.unwrap_or_default(), program).into_iter().filter_map(process::usage).map(|usage| usage.resident);
+        let of_pod = |uid: Option<String>| {
+            process::of_pod(&uid.unwrap_or_default(), program).into_iter().filter_map(process::usage).map(|usage| usage.resident)
+        };
         let largest = pods.iter().flat_map(|pod| of_pod(pod.uid())).max();
         memory.push(format!("{program} {}", largest.map_or_else(|| "unknown".into(), bytes)));
     }

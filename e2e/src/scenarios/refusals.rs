@@ -67,10 +67,17 @@ async fn bad_payloads(address: SocketAddr) -> Result<()> {
         ensure!(detail.error.message.len() > 20, "{what}: the message is only '{}'", detail.error.message);
     }
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("POST /v1/payloads HTTP/1.1\r\nHost: node\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n0123456789").as_bytes()).await?;
+    stream
+        .write_all(
+            format!("POST /v1/payloads HTTP/1.1\r\nHost: node\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n0123456789")
+                .as_bytes(),
+        )
+        .await?;
     stream.shutdown().await?;
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.context("a truncated payload got no answer within 20 s")??;
+    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer))
+        .await
+        .context("a truncated payload got no answer within 20 s")??;
     let answer = String::from_utf8_lossy(&answer);
     ensure!(answer.starts_with("HTTP/1.1 400"), "a truncated payload was answered with: {}", answer.lines().next().unwrap_or("nothing"));
     Ok(())
@@ -87,7 +94,10 @@ struct Tally {
 
 async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<String> {
     let pod: Pod = lab.cluster.api::<Pod>().get(victim).await?;
-    let process = process::of_pod(&pod.uid().unwrap_or_default(), "cretoai-node").first().copied().with_context(|| format!("the process of {victim} is not seen from here"))?;
+    let process = process::of_pod(&pod.uid().unwrap_or_default(), "cretoai-node")
+        .first()
+        .copied()
+        .with_context(|| format!("the process of {victim} is not seen from here"))?;
     let restarts_before: i32 = lab.cluster.pods().await?.iter().map(restarts).sum();
     let tally = Arc::new(Tally::default());
     let began = Instant::now();
@@ -130,7 +140,11 @@ async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<Strin
     // All of them here; a part of them on all nodes, for the time that it takes.
     for payload in &known {
         let stored = client.read(&payload.id).await?.context("it was there a moment ago")?;
-        ensure!(cretoai_consensus::Hash::of_bytes(&stored.data) == payload.content, "payload {} has other bytes than were sent", payload.id);
+        ensure!(
+            cretoai_consensus::Hash::of_bytes(&stored.data) == payload.content,
+            "payload {} has other bytes than were sent",
+            payload.id
+        );
     }
     let part: Vec<Known> = known.iter().step_by(known.len().div_ceil(100).max(1)).cloned().collect();
     all_hold(&lab.cluster, &part).await?;

@@ -62,12 +62,17 @@ pub async fn refused(lab: &mut Lab) -> Result<String> {
         metric(&before, connections, "")
     );
     for (then, now) in statuses_before.iter().zip(statuses(cluster).await?) {
-        ensure!(now.ready && now.role == then.role && now.key_fingerprint == then.key_fingerprint && now.chain_id == then.chain_id, "{} changed: {now:?}", now.name);
+        ensure!(
+            now.ready && now.role == then.role && now.key_fingerprint == then.key_fingerprint && now.chain_id == then.chain_id,
+            "{} changed: {now:?}",
+            now.name
+        );
         ensure!(now.peers.iter().all(|peer| peer.connected), "{} lost a member: {:?}", now.name, now.peers);
     }
     let restarted: i32 = cluster.pods().await?.iter().map(restarts).sum();
     ensure!(restarted == restarts_before, "a node was restarted");
-    let how: Vec<String> = attempts.iter().map(|attempt| format!("{} ({})", attempt.what, attempt.how.chars().take(60).collect::<String>())).collect();
+    let how: Vec<String> =
+        attempts.iter().map(|attempt| format!("{} ({})", attempt.what, attempt.how.chars().take(60).collect::<String>())).collect();
     Ok(format!(
         "{from}; refused: {}; counted {} on 9000 and {} on 9001; the nodes did not change (NetworkPolicies, which the local Kubernetes does not enforce, were not needed)",
         how.join("; "),
