@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Runs of each rate; the median counts.
     #[arg(long, env = "CRETO_BENCH_RUNS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: u32,
+    /// Connections to each node; more for higher rates, if it is left out.
+    #[arg(long)]
+    connections: Option<usize>,
     /// The node's binary.
     #[arg(long, env = "CRETO_NODE_BINARY", default_value = "target/release/cretoai-node")]
     node: PathBuf,
@@ -115,7 +118,7 @@ async fn measure(arguments: &Arguments, rate: u32, nodes: &Nodes) -> Result<Run>
         .arg("load")
         .args(["--targets", &nodes.api_addresses().map(|address| address.to_string()).join(",")])
         .args(["--rate", &rate.to_string(), "--seconds", &arguments.seconds.to_string(), "--warmup", &arguments.warmup.to_string()])
-        .args(["--size", &PAYLOAD.to_string(), "--connections", &connections(rate).to_string()])
+        .args(["--size", &PAYLOAD.to_string(), "--connections", &arguments.connections.unwrap_or_else(|| connections(rate)).to_string()])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
