@@ -245,3 +245,158 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::{PublicKey, Signature, Signer},
+        domain::Domain,
+        ids::{Epoch, NodeId},
+    };
+
+    struct Nobody(PublicKey);
+
+    impl Signer for Nobody {
+        fn public_key(&self) -> &PublicKey {
+            &self.0
+        }
+
+        fn sign(&self, _: &[u8]) -> Signature {
+            Signature(Box::new([0; Signature::SIZE]))
+        }
+    }
+
+    /// The vertex after `previous`; another `branch` is another vertex.
+    fn after(previous: Tip, branch: u64) -> Arc<CheckedVertex> {
+        let signer = Nobody(PublicKey(Box::new([0; PublicKey::SIZE])));
+        let domain = Domain { chain_id: Hash::ZERO, epoch: Epoch(0) };
+        Arc::new(CheckedVertex::seal(&domain, &signer, NodeId(0), previous, Vec::new(), branch, Vec::new()))
+    }
+
+    fn chain(from: Tip, branch: u64, count: usize) -> Vec<Arc<CheckedVertex>> {
+        let mut tip = from;
+        let next = std::iter::repeat_with(|| {
+            let vertex = after(tip, branch);
+            tip = vertex.tip();
+            vertex
+        });
+        next.take(count).collect()
+    }
+
+    fn heights(offer: &Offer) -> Vec<u64> {
+        let Offer::Extended(vertices) = offer else { return Vec::new() };
+        vertices.iter().map(|v| v.header().height.0).collect()
+    }
+
+    const ROOM: usize = 256;
+
+    #[test]
+    fn vertices_in_any_order_make_one_chain() {
+        let mut lane = Lane::default();
+        let a = chain(Tip::default(), 1, 4);
+        assert_eq!(lane.offer(a[2].clone(), ROOM), Offer::Waits);
+        assert_eq!(lane.offer(a[1].clone(), ROOM), Offer::Waits);
+        assert_eq!(lane.offer(a[1].clone(), ROOM), Offer::Known, "a second time");
+        assert_eq!(lane.gap(), Some(Height(1)), "the parent of the lowest is to be fetched");
+        assert_eq!(heights(&lane.offer(a[0].clone(), ROOM)), [1, 2, 3]);
+        assert_eq!(lane.gap(), None);
+        assert_eq!(heights(&lane.offer(a[3].clone(), ROOM)), [4]);
+        assert_eq!(lane.offer(a[0].clone(), ROOM), Offer::Known);
+        assert_eq!((lane.tip(), lane.undecided()), (a[3].tip(), 4));
+    }
+
+    #[test]
+    fn the_first_vertex_of_a_slot_stays_and_another_is_a_fork() {
+        let mut lane = Lane::default();
+        let (a, b) = (chain(Tip::default(), 1, 3), chain(Tip::default(), 2, 3));
+        a.iter().for_each(|v| assert_eq!(lane.offer(v.clone(), ROOM), Offer::Extended(vec![v.clone()])));
+        assert_eq!(lane.offer(b[0].clone(), ROOM), Offer::Fork);
+        assert_eq!(lane.offer(b[2].clone(), ROOM), Offer::Fork);
+        assert!(lane.contradicts(b[1].tip()) && !lane.contradicts(a[1].tip()));
+        assert_eq!(lane.offer(after(b[2].tip(), 2), ROOM), Offer::Known, "its parent is not ours");
+        assert_eq!(lane.tip(), a[2].tip());
+    }
+
+    #[test]
+    fn a_waiting_vertex_of_another_branch_is_dropped() {
+        let mut lane = Lane::default();
+        let (a, b) = (chain(Tip::default(), 1, 3), chain(Tip::default(), 2, 3));
+        assert_eq!(lane.offer(b[1].clone(), ROOM), Offer::Waits);
+        assert_eq!(lane.offer(a[2].clone(), ROOM), Offer::Waits);
+        assert_eq!(heights(&lane.offer(a[0].clone(), ROOM)), [1]);
+        assert_eq!(heights(&lane.offer(a[1].clone(), ROOM)), [2, 3]);
+    }
+
+    #[test]
+    fn a_lane_holds_no_more_than_it_has_room_for() {
+        let mut lane = Lane::default();
+        let a = chain(Tip::default(), 1, 200);
+        assert_eq!(heights(&lane.offer(a[0].clone(), 2)), [1]);
+        assert_eq!(heights(&lane.offer(a[1].clone(), 2)), [2]);
+        assert_eq!(lane.offer(a[2].clone(), 2), Offer::Known);
+        let waiting = a.iter().skip(3).filter(|v| lane.offer((*v).clone(), ROOM) == Offer::Waits).count();
+        assert_eq!(waiting, MAX_WAITING);
+    }
+
+    #[test]
+    fn deciding_forgets_what_is_below_and_keeps_what_is_above() {
+        let mut lane = Lane::default();
+        let a = chain(Tip::default(), 1, 4);
+        a.iter().for_each(|v| assert!(matches!(lane.offer(v.clone(), ROOM), Offer::Extended(_))));
+        assert_eq!(lane.between(a[2].tip()).unwrap().count(), 3);
+        lane.decide(a[2].tip());
+        assert_eq!((lane.decided(), lane.tip(), lane.undecided()), (a[2].tip(), a[3].tip(), 1));
+        assert_eq!(lane.offer(a[1].clone(), ROOM), Offer::Known);
+        assert_eq!(lane.offer(after(a[0].tip(), 9), ROOM), Offer::Known, "a fork below the decided tip is of no use");
+        assert_eq!(lane.between(a[3].tip()).unwrap().count(), 1);
+        assert!(lane.between(a[1].tip()).is_none());
+        assert!(lane.between(Tip { height: Height(u64::MAX), id: Hash::ZERO }).is_none());
+    }
+
+    #[test]
+    fn a_named_fork_takes_the_place_of_the_first_chain_once_it_is_complete() {
+        let mut lane = Lane::default();
+        let a = chain(Tip::default(), 1, 5);
+        let b = chain(a[0].tip(), 2, 3);
+        a.iter().for_each(|v| assert!(matches!(lane.offer(v.clone(), ROOM), Offer::Extended(_))));
+        assert!(lane.want(b[2].tip()).is_empty());
+        assert_eq!(lane.forked(), Some((Height(0), Height(4))));
+        assert_eq!(lane.offer(b[2].clone(), ROOM), Offer::Fork);
+        assert_eq!(lane.offer(b[0].clone(), ROOM), Offer::Fork);
+        assert_eq!(lane.forked(), Some((Height(0), Height(3))), "the one between is needed");
+        assert_eq!(lane.tip(), a[4].tip(), "nothing is given up before");
+        assert_eq!(heights(&lane.offer(b[1].clone(), ROOM)), [2, 3, 4], "the common one was held already");
+        assert!(lane.holds(b[2].tip()) && lane.holds(a[0].tip()) && !lane.holds(a[1].tip()));
+        assert_eq!(lane.forked(), None);
+    }
+
+    #[test]
+    fn many_forks_do_not_keep_the_needed_one_out() {
+        let mut lane = Lane::default();
+        let (a, b) = (chain(Tip::default(), 1, 1), chain(Tip::default(), 2, 2));
+        assert!(matches!(lane.offer(a[0].clone(), ROOM), Offer::Extended(_)));
+        lane.want(b[1].tip());
+        for branch in 10..40 {
+            lane.offer(after(Tip::default(), branch), ROOM);
+            lane.offer(after(b[0].tip(), branch), ROOM);
+        }
+        assert!(!matches!(lane.offer(b[1].clone(), ROOM), Offer::Extended(_)));
+        assert_eq!(heights(&lane.offer(b[0].clone(), ROOM)), [1, 2]);
+        assert_eq!(lane.tip(), b[1].tip());
+    }
+
+    #[test]
+    fn what_waited_counts_when_it_is_named() {
+        let mut lane = Lane::default();
+        let b = chain(Tip::default(), 2, 2);
+        assert_eq!(lane.offer(b[1].clone(), ROOM), Offer::Waits);
+        assert!(lane.want(b[1].tip()).is_empty());
+        assert_eq!(heights(&lane.offer(b[0].clone(), ROOM)), [1, 2]);
+        assert!(lane.want(b[1].tip()).is_empty(), "it is held");
+        lane.decide(b[1].tip());
+        assert!(lane.want(b[0].tip()).is_empty(), "it is decided");
+        assert_eq!(lane.forked(), None);
+    }
+}

@@ -33,7 +33,7 @@ impl Engine {
         let proposal = Proposal {
             sequence: self.executed.next(),
             prev: self.chain_hash,
-            time_ms: self.time_ms.max(now.wall_ms),
+            time_ms: self.proposal_time(now),
             origin_view: self.view,
             cut: self.proposable_cut(),
         };
@@ -43,6 +43,17 @@ impl Engine {
         self.send(Recipient::All, Message::PrePrepare { proposal, vote });
         self.last_proposed = Some(now.at);
         true
+    }
+
+    /// This node's clock, but never before the previous decision, nor so far ahead that a quorum would wait for its
+    /// own clocks: a leader whose clock is wrong must not make a proposal durable that nobody can vote for.
+    fn proposal_time(&self, now: Now) -> u64 {
+        let aged = |came: Duration| u64::try_from(now.at.saturating_sub(came).as_millis()).unwrap_or(u64::MAX);
+        let others = self.peers.iter().filter_map(|peer| peer.status.as_ref());
+        let mut clocks: Vec<u64> = others.map(|(status, came)| status.clock_ms.saturating_add(aged(*came))).chain([now.wall_ms]).collect();
+        clocks.sort_unstable_by(|a, b| b.cmp(a));
+        let allowed = clocks.get(self.quorum.q - 1).map_or(now.wall_ms, |clock| clock.saturating_add(MAX_AHEAD_MS / 2));
+        self.time_ms.max(now.wall_ms.min(allowed))
     }
 
     /// When this node will propose, if it leads, nothing is proposed yet and some lane advances.
@@ -194,10 +205,15 @@ impl Engine {
     /// Carries out what a quorum committed, once all its data is here. Says whether it did.
     pub(super) fn execute_decided(&mut self, now: Now) -> bool {
         let Some(digest) = self.round.decided(self.quorum.q) else { return false };
-        let Some(proposed) = self.round.proposed.as_ref().filter(|p| p.digest == digest && p.proposal.prev == self.chain_hash) else {
-            return false;
-        };
+        let Some(proposed) = self.round.proposed.as_ref().filter(|p| p.digest == digest) else { return false };
         let proposal = proposed.proposal.clone();
+        if proposal.prev != self.chain_hash {
+            self.turn.diverged = Some(format!(
+                "a quorum decided sequence {} on top of chain hash {}, but this node's is {}",
+                proposal.sequence, proposal.prev, self.chain_hash
+            ));
+            return false;
+        }
         let Some(vertices) = self.order(&proposal) else { return false };
         let certificate = self.round.certificate(Phase::Commit, self.view, proposal.sequence, digest, self.leader(), self.quorum.q);
         self.execute(now, proposal, vertices, certificate);

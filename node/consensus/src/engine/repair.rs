@@ -54,6 +54,8 @@ impl Peer {
 pub(super) struct CatchUp {
     records: VecDeque<(Record, Option<Certificate>)>,
     asked: Option<Duration>,
+    /// Who was asked for records last: the next one is asked next, so that a liar cannot keep a laggard for himself.
+    last_asked: NodeId,
     behind_since: Option<Duration>,
     lanes: Vec<LaneFetch>,
 }
@@ -63,12 +65,14 @@ struct LaneFetch {
     asked: Option<(Height, Duration)>,
     tries: usize,
     grew: bool,
+    /// Something came since the last request.
+    arriving: bool,
     stands_since: Option<Duration>,
 }
 
 impl CatchUp {
     pub(super) fn new(lanes: usize) -> Self {
-        Self { records: VecDeque::new(), asked: None, behind_since: None, lanes: vec![LaneFetch::default(); lanes] }
+        Self { records: VecDeque::new(), asked: None, last_asked: NodeId(0), behind_since: None, lanes: vec![LaneFetch::default(); lanes] }
     }
 
     pub(super) fn has_records(&self) -> bool {
@@ -83,6 +87,7 @@ impl CatchUp {
     pub(super) fn lane_grew(&mut self, author: NodeId) {
         if let Some(lane) = self.lanes.get_mut(author.lane()) {
             lane.grew = true;
+            lane.arriving = true;
         }
     }
 
@@ -107,6 +112,11 @@ impl CatchUp {
     ) -> Option<NodeId> {
         let lane = self.lanes.get_mut(author.lane())?;
         if let Some((height, asked)) = lane.asked.filter(|(height, _)| tip < *height) {
+            // While the answer is coming in, it is not asked for again.
+            if std::mem::take(&mut lane.arriving) {
+                lane.asked = Some((height, now));
+                return None;
+            }
             if now.saturating_sub(asked) < retry {
                 return None;
             }
@@ -173,7 +183,7 @@ impl Engine {
         let behind = status.executed > self.executed;
         peer.status = Some((status, now.at));
         if behind {
-            self.fetch_records(now, from);
+            self.fetch_records(now);
         } else {
             self.resend(now, from);
         }
@@ -198,6 +208,7 @@ impl Engine {
         }
         let mut vertices = Vec::new();
         if let (Some(lane), Some(tip)) = (self.lanes.get(self.own.lane()), peer.acknowledged.get(self.own.lane()))
+            && lane.holds(*tip)
             && due(peer.lane_stands_since, peer.lane_resent)
         {
             let lacking = lane.above(tip.height).take(RESENT_VERTICES);
@@ -217,18 +228,26 @@ impl Engine {
 
     // ---- what this node lacks
 
-    /// Asks a peer that is ahead for records: at once if by two or more, else when the votes had time to come.
-    fn fetch_records(&mut self, now: Now, from: NodeId) {
-        let Some((status, _)) = self.peers.get(from.lane()).and_then(|peer| peer.status.as_ref()) else { return };
-        let ahead = status.executed.0.saturating_sub(self.executed.0);
+    /// Asks a peer that says it is ahead for records, each in turn: at once if by two or more, else when the votes had
+    /// time to come.
+    fn fetch_records(&mut self, now: Now) {
+        let ahead_of_us = |peer: &NodeId| {
+            let (status, _) = self.peers.get(peer.lane())?.status.as_ref()?;
+            let ahead = status.executed.0.checked_sub(self.executed.0)?;
+            (*peer != self.own && ahead > 0).then_some((*peer, ahead))
+        };
+        let n = self.members.len() as u32;
+        let in_turn = (1..=n).map(|step| NodeId((self.catch_up.last_asked.0 + step) % n));
+        let Some((peer, ahead)) = in_turn.filter_map(|peer| ahead_of_us(&peer)).next() else { return };
         let since = *self.catch_up.behind_since.get_or_insert(now.at);
         let patient = now.at.saturating_sub(since) < self.timing.patience;
         let outstanding = self.catch_up.asked.is_some_and(|at| now.at.saturating_sub(at) < 2 * self.timing.patience);
-        if self.catch_up.has_records() || outstanding || ahead == 0 || (ahead == 1 && patient) {
+        if self.catch_up.has_records() || outstanding || (ahead == 1 && patient) {
             return;
         }
         self.catch_up.asked = Some(now.at);
-        self.send(Recipient::One(from), Message::FetchRecords { from: self.executed.next() });
+        self.catch_up.last_asked = peer;
+        self.send(Recipient::One(peer), Message::FetchRecords { from: self.executed.next() });
     }
 
     /// Takes a range of records, if its last certificate proves it and it continues this node's chain.
@@ -287,10 +306,7 @@ impl Engine {
             // Go on at once with whoever is ahead.
             self.catch_up.asked = None;
             self.catch_up.behind_since = None;
-            let ahead = self.peers.iter().position(|p| p.status.as_ref().is_some_and(|(s, _)| s.executed > self.executed));
-            if let Some(peer) = ahead {
-                self.fetch_records(now, NodeId(peer as u32));
-            }
+            self.fetch_records(now);
         }
         true
     }

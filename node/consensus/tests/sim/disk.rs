@@ -3,8 +3,8 @@
 //! RocksDB store does.
 
 use cretoai_consensus::{
-    Certificate, CheckedVertex, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Outcome, Phase,
-    Proposal, Sequence, Tip, VALIDITY_WINDOW_MS, Vote, encode,
+    Ballot, Certificate, CheckedVertex, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Outcome,
+    Phase, Proposal, Sequence, Tip, VALIDITY_WINDOW_MS, Vote, encode,
     engine::{Execution, Recovered, Write},
 };
 use std::{
@@ -198,6 +198,11 @@ impl Disk {
     /// Whether the newest COMMIT here is for this digest.
     pub fn committed(&self, sequence: Sequence, digest: Hash) -> bool {
         self.visible.commit.as_ref().is_some_and(|vote| (vote.ballot.sequence, vote.ballot.digest) == (sequence, digest))
+    }
+
+    /// The newest PRE-PREPARE or PREPARE here.
+    pub fn prepared(&self) -> Option<Ballot> {
+        self.durable.prepare.as_ref().map(|vote| vote.ballot)
     }
 
     /// The decisions above a sequence.

@@ -77,6 +77,10 @@ impl Checks {
     pub fn sent(&mut self, node: NodeId, message: &Message, disk: &Disk) -> Result<(), Broken> {
         match message {
             Message::PrePrepare { vote, .. } | Message::Vote(vote) if vote.ballot.voter == node => {
+                if let Some(prepared) = disk.prepared() {
+                    // Perhaps it died before it could send this one, but stands by it.
+                    self.voted(node, prepared)?;
+                }
                 self.voted(node, vote.ballot)?;
                 rule!(disk.holds_vote(vote), "durability: node {node} sent {:?} before it was durable", vote.ballot);
             }

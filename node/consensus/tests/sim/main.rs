@@ -3,7 +3,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `CRETO_SIM_SEEDS` | how many seeds the full-fault test runs (default 400) |
+//! | `CRETO_SIM_SEEDS` | how many seeds the full-fault test runs (default 320) |
 //! | `CRETO_SIM_SEED_BASE` | the first of them (default 0) |
 //! | `CRETO_SIM_SEED` | the seed that `replay` runs |
 //! | `CRETO_SIM_TRACE` | set: print what happens |
@@ -44,7 +44,7 @@ fn payload(number: u8) -> Payload {
 
 #[test]
 fn every_seed_keeps_every_rule_under_all_faults() {
-    let (seeds, base) = (number("CRETO_SIM_SEEDS", 400), number("CRETO_SIM_SEED_BASE", 0));
+    let (seeds, base) = (number("CRETO_SIM_SEEDS", 320), number("CRETO_SIM_SEED_BASE", 0));
     let began = Instant::now();
     let (mut events, mut crashes, mut sequences, mut slowest) = (0, 0, 0, (0, 0));
     let mut attacks: BTreeMap<String, u64> = BTreeMap::new();
