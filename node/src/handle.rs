@@ -138,6 +138,7 @@ pub trait Runtime: Send + Sync + 'static {
         metrics: Arc<Metrics>,
     ) -> impl Future<Output = anyhow::Result<Arc<Self::Node>>> + Send;
 
-    /// Stops cleanly: what was taken in is flushed or told to be lost, the transport is closed. At most 4 s.
+    /// Stops cleanly: the last turn is finished, whoever still waits is told that the node stops (the same bytes may be sent to
+    /// another node), and the transport is closed. At most 4 s.
     fn stop(node: Arc<Self::Node>) -> impl Future<Output = ()> + Send;
 }

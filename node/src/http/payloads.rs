@@ -186,7 +186,9 @@ impl Fate {
             time_ms: place.time_ms,
             executed_at,
         };
-        Self { status: "final", place: Some(told), ..Self::pending(id, naming) }
+        // An early payload may be ordered again: only what can never change is final.
+        let status = if place.outcome == Outcome::Early { "pending" } else { "final" };
+        Self { status, place: Some(told), ..Self::pending(id, naming) }
     }
 
     pub(super) fn after(mut self, latency: Duration) -> Self {

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Store {
     storage: Arc<Storage>,
     genesis: Mutex<Option<SignedGenesis>>,
+    key: Hash,
 }
 
 impl Store {
-    pub(super) fn new(storage: Storage, genesis: Option<SignedGenesis>) -> Self {
-        Self { storage: Arc::new(storage), genesis: Mutex::new(genesis) }
+    /// `key` is the fingerprint of the node's key.
+    pub(super) fn new(storage: Storage, genesis: Option<SignedGenesis>, key: Hash) -> Self {
+        Self { storage: Arc::new(storage), genesis: Mutex::new(genesis), key }
     }
 
     pub(super) fn storage(&self) -> Arc<Storage> {
@@ -39,7 +41,7 @@ impl Birth for Store {
             Some(held) if held == offered => Ok(()),
             Some(held) => Err(GenesisRefused::OtherChain { held, offered }),
             None => {
-                self.storage.put_genesis(&genesis).map_err(|error| GenesisRefused::Storage(error.to_string()))?;
+                self.storage.put_genesis(&genesis, self.key).map_err(|error| GenesisRefused::Storage(error.to_string()))?;
                 *held = Some(genesis);
                 Ok(())
             }

@@ -74,17 +74,19 @@ impl EngineThread {
             };
             let now = self.now();
             let mut taken = 0;
+            let mut stopping = false;
             let mut next = first;
             while let Some(event) = next {
-                if !self.take_in(now, event) {
-                    return;
-                }
+                stopping |= !self.take_in(now, event);
                 taken += 1;
                 next = if taken < MAX_EVENTS { self.events.try_recv().ok() } else { None };
             }
             let turn = self.engine.end_turn(self.now());
             wake = turn.wake;
             self.carry_out(&turn);
+            if stopping {
+                return;
+            }
         }
     }
 

@@ -37,15 +37,17 @@ impl Runtime for Creto {
     type Store = Store;
     type Node = Node;
 
-    fn open(config: &Config, _key: &SecretKey, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Store>> {
+    fn open(config: &Config, key: &SecretKey, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Store>> {
         let path = &config.storage.path;
         std::fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
         let mib = |size: u64| usize::try_from(size << 20).unwrap_or(usize::MAX);
         let options =
             StorageOptions { cache_bytes: mib(config.storage.cache_size_mb), write_buffer_bytes: mib(config.storage.write_buffer_mb) };
         let storage = Storage::open(path, options, metrics)?;
+        let key = key.public_key().fingerprint();
+        storage.check_owner(key)?;
         let genesis = storage.genesis()?;
-        Ok(Arc::new(Store::new(storage, genesis)))
+        Ok(Arc::new(Store::new(storage, genesis, key)))
     }
 
     async fn start(
@@ -125,7 +127,7 @@ fn dispatch(inbound: Inbound, events: &mpsc::Sender<Event>, requests: &mpsc::Syn
             Ok(message) => Event::Message { from, message, _budget: budget },
             Err(error) => {
                 metrics.byzantine_violations.with_label_values(&[&from.0.to_string(), "malformed"]).inc();
-                tracing::warn!(peer = from.0, %error, "a frame that no honest node sends");
+                tracing::debug!(peer = from.0, %error, "a frame that no honest node sends");
                 return;
             }
         },

@@ -16,6 +16,9 @@ pub(super) const MAX_WAITING: usize = 64;
 /// Bytes a second that one peer may fetch.
 const RATE: u64 = 32 << 20;
 
+/// What a request costs beside its answer: the reads that it makes, even when they find nothing.
+const REQUEST_COST: i64 = 64 << 10;
+
 /// What a peer asks for: [`Message::FetchRecords`] or [`Message::FetchLane`].
 pub(super) struct Request {
     pub(super) from: NodeId,
@@ -51,6 +54,7 @@ pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, tr
             if bucket.bytes <= 0 {
                 continue;
             }
+            bucket.bytes -= REQUEST_COST;
             for answer in answer(&storage, &message) {
                 let frame = Bytes::from(encode(&answer));
                 bucket.bytes -= frame.len() as i64;

@@ -34,6 +34,7 @@ impl Identity {
 }
 
 /// What the engine's thread left after its newest turn.
+#[derive(Clone)]
 pub(super) struct Snapshot {
     pub(super) view: View,
     pub(super) leader: Option<NodeId>,

@@ -99,6 +99,19 @@ pub enum StorageError {
         /// What was found.
         what: String,
     },
+    /// The votes in the store are another key's.
+    #[error(
+        "the store at {path} holds the votes of key {owner}, but this node's key is {key}; a key must never be parted from its votes: \
+         give both from one volume"
+    )]
+    Owner {
+        /// The database.
+        path: PathBuf,
+        /// Whose votes it holds.
+        owner: Hash,
+        /// This node's key.
+        key: Hash,
+    },
 }
 
 /// How long a start waits for another process to give the database up.
@@ -251,7 +264,7 @@ impl Storage {
             for ((position, (id, _)), outcome) in (0..).zip(vertex.payloads()).zip(outcomes) {
                 let location = Location { sequence, index, vertex: vertex.id(), position, outcome: *outcome };
                 // Only an execution may take the place of what is known already.
-                let known = || self.location(&id).map(|known| known.is_some());
+                let known = || self.location(&id).map(|known| known.is_some_and(|known| known.outcome != Outcome::Early));
                 if matches!(outcome, Outcome::Executed) || (!matches!(outcome, Outcome::Duplicate { .. }) && !known()?) {
                     self.put(batch, PAYLOADS, &id.0, &encode(&location))?;
                 }

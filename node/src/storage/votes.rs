@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `genesis` | [`SignedGenesis`] |
+//! | `owner` | fingerprint of the key whose votes these are, written with the genesis |
 //! | `proposed` | the proposal that this node voted for last, with the leader's vote |
 //! | `prepare`, `commit` | its newest vote of each kind |
 //! | `prepared` | the newest prepared certificate |
@@ -10,7 +11,7 @@
 //! | `recent-certificate/` sequence | commit certificates of the newest [`RECENT_CERTIFICATES`] sequences |
 
 use super::{CONSENSUS, Storage, StorageError};
-use cretoai_consensus::{Certificate, Phase, Proposal, Sequence, SignedGenesis, Vote, encode, engine::Execution};
+use cretoai_consensus::{Certificate, Hash, Phase, Proposal, Sequence, SignedGenesis, Vote, encode, engine::Execution};
 use rocksdb::WriteBatch;
 
 /// So many of the newest sequences keep their commit certificates (about 14 KB each at n = 4).
@@ -21,6 +22,7 @@ pub const KEPT_CERTIFICATES: u64 = 16;
 const LARGE_RECORD: usize = 256;
 
 const GENESIS: &[u8] = b"genesis";
+const OWNER: &[u8] = b"owner";
 const PROPOSED: &[u8] = b"proposed";
 const PREPARE: &[u8] = b"prepare";
 const COMMIT: &[u8] = b"commit";
@@ -50,12 +52,24 @@ impl Storage {
         self.get(CONSENSUS, GENESIS)
     }
 
-    /// Keeps the genesis, durably.
+    /// Checks that the votes in this store, if there are any, are those of the key with this fingerprint.
+    ///
+    /// # Errors
+    /// [`StorageError::Owner`] if they are another's: this key may have voted what they do not know.
+    pub fn check_owner(&self, key: Hash) -> Result<(), StorageError> {
+        match self.get::<Hash>(CONSENSUS, OWNER)? {
+            Some(owner) if owner != key => Err(StorageError::Owner { path: self.path.clone(), owner, key }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the genesis, and whose votes this store will hold, durably.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn put_genesis(&self, genesis: &SignedGenesis) -> Result<(), StorageError> {
+    pub fn put_genesis(&self, genesis: &SignedGenesis, owner: Hash) -> Result<(), StorageError> {
         let mut batch = WriteBatch::default();
+        self.put(&mut batch, CONSENSUS, OWNER, &encode(&owner))?;
         self.put(&mut batch, CONSENSUS, GENESIS, &genesis.encode())?;
         self.commit(batch, true)
     }
@@ -80,7 +94,11 @@ impl Storage {
     pub(super) fn put_commit_certificate(&self, batch: &mut WriteBatch, execution: &Execution) -> Result<(), StorageError> {
         let sequence = execution.record.proposal.sequence;
         if let Some(certificate) = &execution.certificate {
-            let keep = sequence.0.is_multiple_of(KEPT_CERTIFICATES) || execution.record.vertices.len() > LARGE_RECORD;
+            // The end of a learnt range stands alone: without it the range could not be served again.
+            let ends_a_range = sequence.0.checked_sub(1).filter(|s| *s > 0).map(|s| self.commit_certificate(Sequence(s))).transpose()?;
+            let keep = sequence.0.is_multiple_of(KEPT_CERTIFICATES)
+                || execution.record.vertices.len() > LARGE_RECORD
+                || matches!(ends_a_range, Some(None));
             let key = if keep { kept(sequence) } else { recent(sequence) };
             self.put(batch, CONSENSUS, &key, &encode(certificate))?;
         }

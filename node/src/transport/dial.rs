@@ -26,6 +26,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 /// A connection that lasted this long was no accident.
 const STABLE: Duration = Duration::from_secs(2);
 const RTT_EVERY: Duration = Duration::from_secs(2);
+/// How often the address of a live connection is looked up again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
 /// How one attempt ended.
 enum Ended {
@@ -85,7 +87,7 @@ async fn attempt(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, address: &Pee
     let mut failure = "the name has no address of the kind that this node listens on".to_owned();
     for target in targets.into_iter().filter_map(|target| reachable_from(local, target)) {
         match connect(endpoint, target).await {
-            Ok(connection) => return serve(shared, connection).await,
+            Ok(connection) => return serve(shared, connection, address, local).await,
             Err(reason) => failure = format!("{target}: {reason}"),
         }
     }
@@ -115,7 +117,20 @@ pub(super) fn member_of(shared: &Shared, connection: &Connection) -> Option<Node
     shared.ids.get(&tls::peer_key(&shown)?).copied()
 }
 
-async fn serve(shared: &Arc<Shared>, connection: Connection) -> Ended {
+/// Resolves when the address leads elsewhere than the connection: the pod that it names came back with another IP, and
+/// the one at the other end is somebody else.
+async fn moved(address: &PeerAddress, local: SocketAddr, remote: SocketAddr) {
+    loop {
+        tokio::time::sleep(RESOLVE_AGAIN).await;
+        let Ok(targets) = address.resolve().await else { continue };
+        let mut targets = targets.into_iter().filter_map(|target| reachable_from(local, target)).peekable();
+        if targets.peek().is_some() && !targets.any(|target| target == remote) {
+            return;
+        }
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, connection: Connection, address: &PeerAddress, local: SocketAddr) -> Ended {
     let started = Instant::now();
     let superfluous = |why: &'static [u8]| {
         connection.close(CLOSE_SUPERFLUOUS, why);
@@ -152,6 +167,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection) -> Ended {
         error = write(shared, &outgoing, data, Class::Data) => error.to_string(),
         error = write(shared, &outgoing, bulk, Class::Bulk) => error.to_string(),
         error = connection.closed() => error.to_string(),
+        () = moved(address, local, connection.remote_address()) => "its address leads elsewhere now".to_owned(),
         () = measure(shared, &connection, &peer.name) => String::new(),
     };
     let reason = connection.close_reason().map_or(reason, |closed| closed.to_string());
