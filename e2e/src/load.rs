@@ -58,9 +58,9 @@ pub struct Outcome {
     pub failed: u64,
     /// Payloads told to be final within the measured time, per second.
     pub throughput: f64,
-    /// Latency of half of those that were due, milliseconds.
+    /// Within how many milliseconds half of those that were due and not refused were final; nothing, if they were not.
     pub p50_ms: Option<f64>,
-    /// Latency of 99 of 100 of them.
+    /// The same for 99 of 100.
     pub p99_ms: Option<f64>,
     /// The first error, if there was one.
     pub first_error: Option<String>,
@@ -161,14 +161,18 @@ fn outcome(tally: &Tally, due: u64, seconds: u32) -> Outcome {
     let mut sorted = tally.latencies.clone();
     sorted.sort_by(f64::total_cmp);
     let finalized = sorted.len() as u64;
+    let failed = due.saturating_sub(finalized + tally.refused);
+    // What never became final took longer than all that did; leaving it out would flatter an overload.
+    sorted.extend(std::iter::repeat_n(f64::INFINITY, usize::try_from(failed).unwrap_or_default()));
+    let finite = |p| percentile(&sorted, p).filter(|value| value.is_finite());
     Outcome {
         due,
         finalized,
         refused: tally.refused,
-        failed: due.saturating_sub(finalized + tally.refused),
+        failed,
         throughput: tally.in_time as f64 / f64::from(seconds.max(1)),
-        p50_ms: percentile(&sorted, 50.0),
-        p99_ms: percentile(&sorted, 99.0),
+        p50_ms: finite(50.0),
+        p99_ms: finite(99.0),
         first_error: tally.first_error.clone(),
     }
 }
@@ -230,9 +234,9 @@ mod tests {
     #[test]
     fn what_has_no_answer_counts_as_failed() {
         let tally = Tally { latencies: vec![5.0, 1.0, 3.0], in_time: 2, refused: 1, ..Tally::default() };
-        let outcome = outcome(&tally, 10, 2);
-        assert_eq!((outcome.finalized, outcome.refused, outcome.failed), (3, 1, 6));
-        assert_eq!((outcome.p50_ms, outcome.p99_ms, outcome.throughput), (Some(3.0), Some(5.0), 1.0));
+        let outcome = outcome(&tally, 6, 2);
+        assert_eq!((outcome.finalized, outcome.refused, outcome.failed), (3, 1, 2));
+        assert_eq!((outcome.p50_ms, outcome.p99_ms, outcome.throughput), (Some(5.0), None, 1.0));
         assert_eq!(parse_outcome(&serde_json::to_string(&outcome).unwrap()).unwrap(), outcome);
     }
 

@@ -89,6 +89,19 @@ pub async fn signal(pid: u32, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Waits until somebody wants this process to end (SIGINT or SIGTERM), so that what it started can be ended first.
+pub async fn interrupted() -> anyhow::Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        }
+        // Without handlers the signals end the process at once.
+        _ => std::future::pending().await,
+    }
+    anyhow::anyhow!("interrupted")
+}
+
 /// Bytes of all files below `folder`.
 pub fn disk_usage(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;

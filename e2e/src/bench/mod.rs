@@ -76,7 +76,7 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
             let mut nodes = Nodes::start(&arguments.node, &folder.join("nodes")).await?;
             let result = tokio::select! {
                 result = measure(arguments, rate, &nodes) => result,
-                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+                error = process::interrupted() => Err(error),
             };
             let complaint = nodes.dead();
             nodes.stop().await;

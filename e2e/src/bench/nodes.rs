@@ -50,7 +50,7 @@ impl Nodes {
         let mut nodes = Self { folder: folder.to_owned(), children };
         let born = tokio::select! {
             born = nodes.give_birth(&admin) => born,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            error = crate::process::interrupted() => Err(error),
         };
         if let Err(error) = born {
             let error = nodes.dead().map_or(error, |complaint| anyhow::anyhow!("{complaint}"));

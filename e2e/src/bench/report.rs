@@ -44,12 +44,15 @@ struct Line {
 fn line(rate: u32, runs: &[Run]) -> Line {
     let of =
         |figure: &dyn Fn(&Run) -> Option<f64>| median(&runs.iter().filter(|run| run.rate == rate).filter_map(figure).collect::<Vec<_>>());
+    // A run without a figure is one that was too slow for it.
+    let latency =
+        |figure: &dyn Fn(&Run) -> Option<f64>| of(&|run| Some(figure(run).unwrap_or(f64::INFINITY))).filter(|value| value.is_finite());
     let share = |figure: &dyn Fn(&Run) -> u64| of(&|run| Some(figure(run) as f64)).unwrap_or_default();
     Line {
         rate,
         throughput: of(&|run| Some(run.outcome.throughput)).unwrap_or_default(),
-        p50_ms: of(&|run| run.outcome.p50_ms),
-        p99_ms: of(&|run| run.outcome.p99_ms),
+        p50_ms: latency(&|run| run.outcome.p50_ms),
+        p99_ms: latency(&|run| run.outcome.p99_ms),
         cpu: of(&|run| Some(run.cpu)).unwrap_or_default(),
         resident: share(&|run| run.resident),
         written: share(&|run| run.written),
@@ -102,7 +105,9 @@ pub fn write(path: &Path, arguments: &Arguments, runs: &[Run]) -> Result<()> {
         nodes::COUNT,
         processors()
     );
-    println!("written, on disk: all nodes together, within the measured time and after it.");
+    println!(
+        "written, on disk: all nodes together, within the measured time and after it. failed: not final 10 s after it; -: too many of them for this figure."
+    );
     for line in lines.iter().filter(|line| line.throughput < 0.99 * f64::from(line.rate)) {
         println!(
             "{} payloads/s could not be carried: {:.0}/s is what this machine reached, and the latency is that of an overload.",
@@ -141,7 +146,7 @@ mod tests {
         };
         let runs = [run(100, 99.0, Some(3.0)), run(100, 100.0, Some(1.0)), run(100, 90.0, None), run(1000, 5.0, Some(9.0))];
         let line = line(100, &runs);
-        assert_eq!((line.throughput, line.p50_ms, line.p99_ms), (99.0, Some(2.0), None));
+        assert_eq!((line.throughput, line.p50_ms, line.p99_ms), (99.0, Some(3.0), None));
         assert_eq!(line.cells().len(), HEAD.len());
     }
 }

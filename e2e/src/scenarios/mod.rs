@@ -16,6 +16,7 @@ mod strangers;
 
 use crate::{
     figures::seconds,
+    process,
     settings::{Reach, Settings},
 };
 use anyhow::{Result, bail};
@@ -148,9 +149,11 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
             result = tokio::time::timeout(scenario.limit(), scenario.play(&mut lab)) => {
                 result.unwrap_or_else(|_| Err(anyhow::anyhow!("did not end within {} s", scenario.limit().as_secs())))
             }
-            _ = tokio::signal::ctrl_c() => {
-                if !arguments.keep { lab.clean_up().await; }
-                bail!("interrupted");
+            error = process::interrupted() => {
+                if !arguments.keep {
+                    lab.clean_up().await;
+                }
+                return Err(error);
             }
         };
         let took = seconds(began.elapsed());
