@@ -29,20 +29,20 @@ impl Storage {
         Ok(recovered)
     }
 
-    /// The stored vertices that extend a lane's decided tip.
+    /// The stored vertices above a lane's decided tip, by height: all of a slot. Which branch of a fork counts, the engine
+    /// knows by what was voted for.
     fn recover_lane(&self, chain_id: Hash, author: NodeId, decided: Tip, into: &mut Vec<Arc<CheckedVertex>>) -> Result<(), StorageError> {
-        let mut tip = decided;
+        let mut height = decided.height.next();
         loop {
-            let mut extended = None;
-            for id in self.slot(author, tip.height.next())? {
-                let vertex = self.vertex(&id)?.ok_or_else(|| self.damaged(format!("vertex {id} is indexed but missing")))?;
-                if vertex.header.parent == tip.id {
-                    extended = Some(Arc::new(CheckedVertex::trusted(vertex, &domain(chain_id))));
-                }
+            let slot = self.slot(author, height)?;
+            if slot.is_empty() {
+                return Ok(());
             }
-            let Some(vertex) = extended else { return Ok(()) };
-            tip = vertex.tip();
-            into.push(vertex);
+            for id in slot {
+                let vertex = self.vertex(&id)?.ok_or_else(|| self.damaged(format!("vertex {id} is indexed but missing")))?;
+                into.push(Arc::new(CheckedVertex::trusted(vertex, &domain(chain_id))));
+            }
+            height = height.next();
         }
     }
 
