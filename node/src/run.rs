@@ -29,7 +29,7 @@ use tokio::{
 /// Connections at a time: clients, each at most one request; the operator's; Prometheus and probes.
 const CLIENT_CONNECTIONS: usize = 4096;
 const CONTROL_CONNECTIONS: usize = 64;
-const METRICS_CONNECTIONS: usize = 64;
+const METRICS_CONNECTIONS: usize = 512;
 /// What stopping the engine may take after the ports are closed.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 

@@ -17,6 +17,9 @@ use tower::ServiceExt;
 
 /// How long a client may take to send the head of a request, and how long a connection may idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(20);
+/// The same for metrics and probes, one request to a connection: idle strangers must not keep the kubelet out, which would
+/// take the node for dead.
+const PROBE_HEAD_LIMIT: Duration = Duration::from_secs(2);
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// TLS handshakes in progress; each costs a signature before it is known who asks.
@@ -100,13 +103,13 @@ impl Listening {
                     return tracing::debug!(%error, "a connection was gone before it was served");
                 }
                 match tls {
-                    None => requests(stream, router, closing).await,
+                    None => requests(stream, port, router, closing).await,
                     Some(tls) => {
                         let Ok(turn) = handshakes.try_acquire_owned() else { return metrics.refused(port, "busy") };
                         match handshake(tls, stream).await {
                             Ok(stream) => {
                                 drop(turn);
-                                requests(stream, router, closing).await;
+                                requests(stream, port, router, closing).await;
                             }
                             Err(reason) => {
                                 metrics.refused(port, reason);
@@ -133,14 +136,20 @@ async fn handshake(tls: TlsAcceptor, stream: TcpStream) -> Result<tokio_rustls::
     }
 }
 
-async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, mut closing: watch::Receiver<bool>) {
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    port: Port,
+    router: Router,
+    mut closing: watch::Receiver<bool>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let router = router.clone();
         async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .keep_alive(port != Port::Metrics)
+        .header_read_timeout(if port == Port::Metrics { PROBE_HEAD_LIMIT } else { HEAD_LIMIT })
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
