@@ -13,13 +13,13 @@ demo: ## a live quorum of 4 nodes on Kubernetes, shown step by step and left run
 demo-down: ## removes what the demo made (5 s)
 	@scripts/demo down
 
-test: ## everything: format, lints, licences, tests, generated files, charts, e2e; ends with a count (12 min; first time 45 min)
+test: ## everything: format, lints, licences, tests, generated files, charts, e2e; ends with a count (12 min; first time about 50 min)
 	@scripts/test
 
-e2e: ## only the scenarios on a real Kubernetes; CRETO_KEEP=1 leaves it up (8 min)
+e2e: ## only the scenarios on a real Kubernetes; CRETO_KEEP=1 leaves it up (5 min)
 	@scripts/e2e
 
-bench: ## four nodes on loopback under open load; a table and target/bench/bench.json (8 min)
+bench: ## four nodes on loopback under open load; a table and target/bench/bench.json (4 min)
 	@scripts/bench
 
 build: ## the three binaries in target/release (1 min; first time 20 min)
