@@ -153,10 +153,9 @@ async fn requests(
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let stopping = async { closing.wait_for(|closing| *closing).await.is_ok() };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stopping => {
+        () = closed(&mut closing) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -95,10 +95,8 @@ impl Storage {
         let sequence = execution.record.proposal.sequence;
         if let Some(certificate) = &execution.certificate {
             // The end of a learnt range stands alone: without it the range could not be served again.
-            let ends_a_range = sequence.0.checked_sub(1).filter(|s| *s > 0).map(|s| self.commit_certificate(Sequence(s))).transpose()?;
-            let keep = sequence.0.is_multiple_of(KEPT_CERTIFICATES)
-                || execution.record.vertices.len() > LARGE_RECORD
-                || matches!(ends_a_range, Some(None));
+            let ends_a_range = sequence.0 > 1 && !self.has_commit_certificate(Sequence(sequence.0 - 1))?;
+            let keep = sequence.0.is_multiple_of(KEPT_CERTIFICATES) || execution.record.vertices.len() > LARGE_RECORD || ends_a_range;
             let key = if keep { kept(sequence) } else { recent(sequence) };
             self.put(batch, CONSENSUS, &key, &encode(certificate))?;
         }
@@ -106,6 +104,13 @@ impl Storage {
             batch.delete_cf(&self.family(CONSENSUS)?, recent(Sequence(old)));
         }
         Ok(())
+    }
+
+    /// Whether the commit certificate of a sequence is kept. Reads no more than that: it is asked at every decision.
+    fn has_commit_certificate(&self, sequence: Sequence) -> Result<bool, StorageError> {
+        let family = self.family(CONSENSUS)?;
+        let held = |key: Vec<u8>| self.db.get_pinned_cf(&family, key).map(|found| found.is_some()).map_err(|e| self.failed(e));
+        Ok(held(recent(sequence))? || held(kept(sequence))?)
     }
 
     /// The commit certificate of a sequence, if it is kept.

@@ -404,8 +404,7 @@ impl Engine {
     /// The leader of the current view: a fixed function of epoch and view.
     #[must_use]
     pub fn leader(&self) -> NodeId {
-        let index = self.view.0 % self.members.len() as u64;
-        NodeId(index as u32)
+        self.leader_of(self.view)
     }
 
     /// The current view.

@@ -334,7 +334,8 @@ impl Engine {
         proposed.map(|p| (&p.proposal.cut, false)).chain(learnt)
     }
 
-    fn leader_of(&self, view: View) -> NodeId {
+    /// The leader of a view.
+    pub(super) fn leader_of(&self, view: View) -> NodeId {
         NodeId((view.0 % self.members.len() as u64) as u32)
     }
 }
