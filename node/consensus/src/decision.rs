@@ -1,15 +1,14 @@
 //! What is voted on, what proves a vote's result, and what a decision leaves behind.
 
 use crate::{
-    crypto::{PublicKey, Signature, Verifier},
+    crypto::{Signature, Verifier},
     domain::Domain,
     hash::{Hash, TaggedHasher},
-    ids::{NodeId, Sequence, View},
-    quorum::Quorum,
+    ids::{Epoch, NodeId, Sequence, View},
+    validators::Validators,
     vertex::Tip,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
-use std::collections::BTreeSet;
 
 /// For each lane, in order, the vertex up to which it is decided.
 pub type Cut = Vec<Tip>;
@@ -51,6 +50,8 @@ pub enum Phase {
 /// What a vote's signature covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Ballot {
+    /// The epoch whose members vote.
+    pub epoch: Epoch,
     /// The step.
     pub phase: Phase,
     /// The view.
@@ -64,10 +65,10 @@ pub struct Ballot {
 }
 
 impl Ballot {
-    /// What the voter signs.
+    /// What the voter signs on the chain `chain_id`.
     #[must_use]
-    pub fn signing_message(&self, domain: &Domain) -> Vec<u8> {
-        domain.signing_message("creto vote v1", self)
+    pub fn signing_message(&self, chain_id: Hash) -> Vec<u8> {
+        Domain { chain_id, epoch: self.epoch }.signing_message("creto vote v1", self)
     }
 }
 
@@ -80,10 +81,21 @@ pub struct Vote {
     pub signature: Signature,
 }
 
-/// Votes of a quorum of distinct members for one (phase, view, sequence, digest). Of PREPAREs (the leader's
+impl Vote {
+    /// Whether it is signed by the member of `validators` that it names.
+    #[must_use]
+    pub fn verifies(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> bool {
+        let key = validators.member(self.ballot.voter).map(|member| &member.key);
+        key.is_some_and(|key| verifier.verify(key, &self.ballot.signing_message(chain_id), &self.signature))
+    }
+}
+
+/// Votes of a quorum of distinct members for one (epoch, phase, view, sequence, digest). Of PREPAREs (the leader's
 /// PRE-PREPARE among them) it is PBFT's prepared certificate, of COMMITs the commit certificate.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Certificate {
+    /// The epoch whose members voted.
+    pub epoch: Epoch,
     /// [`Phase::Prepare`] or [`Phase::Commit`].
     pub phase: Phase,
     /// The view of the votes.
@@ -99,6 +111,9 @@ pub struct Certificate {
 /// Why a certificate proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
+    /// Another epoch than the members'.
+    #[error("it is of another epoch")]
+    Epoch,
     /// Fewer distinct members than a quorum, or a voter that is no member, or out of order.
     #[error("its voters are not a quorum of distinct members")]
     Voters,
@@ -110,36 +125,50 @@ pub enum CertificateError {
     Signature(NodeId),
 }
 
+/// Checks what all certificates share: a quorum of distinct members, in order, each of whose signatures verifies.
+pub(crate) fn verify_quorum(
+    votes: &[(NodeId, Signature)],
+    validators: &Validators,
+    verifier: &dyn Verifier,
+    message: impl Fn(NodeId) -> Vec<u8>,
+) -> Result<(), CertificateError> {
+    let in_order = votes.windows(2).all(|pair| matches!(pair, [a, b] if a.0 < b.0));
+    if !in_order || votes.len() < validators.quorum().q || votes.len() > validators.members.len() {
+        return Err(CertificateError::Voters);
+    }
+    for (voter, signature) in votes {
+        let member = validators.member(*voter).ok_or(CertificateError::Voters)?;
+        if !verifier.verify(&member.key, &message(*voter), signature) {
+            return Err(CertificateError::Signature(*voter));
+        }
+    }
+    Ok(())
+}
+
 impl Certificate {
-    /// Verifies it against the members' keys (by position) and the leader of its view.
+    /// The vote of one voter in it, as it was signed.
+    #[must_use]
+    pub fn ballot(&self, voter: NodeId, leader: NodeId) -> Ballot {
+        let phase = if self.phase == Phase::Prepare && voter == leader { Phase::PrePrepare } else { self.phase };
+        Ballot { epoch: self.epoch, phase, view: self.view, sequence: self.sequence, digest: self.digest, voter }
+    }
+
+    /// Verifies it against the members of its epoch.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify(
-        &self,
-        domain: &Domain,
-        keys: &[PublicKey],
-        quorum: Quorum,
-        leader: NodeId,
-        verifier: &dyn Verifier,
-    ) -> Result<(), CertificateError> {
-        let voters: BTreeSet<NodeId> = self.votes.iter().map(|(voter, _)| *voter).collect();
-        let in_order = self.votes.windows(2).all(|pair| matches!(pair, [a, b] if a.0 < b.0));
-        if !in_order || voters.len() < quorum.q || self.phase == Phase::PrePrepare {
+    pub fn verify(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> Result<(), CertificateError> {
+        if self.epoch != validators.epoch {
+            return Err(CertificateError::Epoch);
+        }
+        if self.phase == Phase::PrePrepare {
             return Err(CertificateError::Voters);
         }
-        if self.phase == Phase::Prepare && !voters.contains(&leader) {
+        let leader = validators.leader(self.view);
+        if self.phase == Phase::Prepare && !self.votes.iter().any(|(voter, _)| *voter == leader) {
             return Err(CertificateError::Leader);
         }
-        for (voter, signature) in &self.votes {
-            let key = keys.get(voter.lane()).ok_or(CertificateError::Voters)?;
-            let phase = if self.phase == Phase::Prepare && *voter == leader { Phase::PrePrepare } else { self.phase };
-            let ballot = Ballot { phase, view: self.view, sequence: self.sequence, digest: self.digest, voter: *voter };
-            if !verifier.verify(key, &ballot.signing_message(domain), signature) {
-                return Err(CertificateError::Signature(*voter));
-            }
-        }
-        Ok(())
+        verify_quorum(&self.votes, validators, verifier, |voter| self.ballot(voter, leader).signing_message(chain_id))
     }
 }
 

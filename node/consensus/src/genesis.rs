@@ -3,8 +3,9 @@
 use crate::{
     crypto::{PublicKey, Signature, Verifier},
     hash::{Hash, TaggedHasher},
-    ids::NodeId,
+    ids::{Epoch, NodeId},
     quorum::{FaultModel, Quorum},
+    validators::{Member, Parameters},
     wire::{DecodeError, decode},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -12,18 +13,7 @@ use std::collections::BTreeSet;
 
 /// The most validators a chain can have.
 pub const MAX_MEMBERS: usize = 31;
-const MAX_NAME: usize = 253;
-
-/// A validator of the current epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its id; in epoch 0 its position in the genesis.
-    pub id: NodeId,
-    /// What people call it: the pod's name.
-    pub name: String,
-    /// The key that signs its vertices and votes.
-    pub key: PublicKey,
-}
+pub(crate) const MAX_NAME: usize = 253;
 
 /// A validator as the genesis names it.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -47,6 +37,8 @@ pub struct Genesis {
     pub members: Vec<GenesisMember>,
     /// What the faulty are assumed to do.
     pub fault_model: FaultModel,
+    /// Intervals that all nodes share.
+    pub parameters: Parameters,
     /// When it was made, in Unix milliseconds: the time of sequence 0.
     pub created_ms: u64,
 }
@@ -69,6 +61,9 @@ pub enum GenesisError {
     /// The crash model is for small development clusters.
     #[error("fault model `crash` is for at most 3 validators, this genesis names {0}")]
     CrashModel(usize),
+    /// Intervals that no cluster can run with.
+    #[error("its parameters are not sound: no interval may be 0, and the window is at least two checkpoint intervals")]
+    Parameters,
     /// A name that is empty, too long or used twice.
     #[error("validator name {0:?} is empty, longer than {MAX_NAME} bytes, or there twice")]
     Name(String),
@@ -107,7 +102,7 @@ impl Genesis {
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         let ids = (0..).map(NodeId);
-        ids.zip(&self.members).map(|(id, m)| Member { id, name: m.name.clone(), key: m.key.clone() }).collect()
+        ids.zip(&self.members).map(|(id, m)| Member { id, name: m.name.clone(), key: m.key.clone(), since: Epoch(0) }).collect()
     }
 
     /// The counts that this genesis gives.
@@ -127,6 +122,9 @@ impl Genesis {
         }
         if self.fault_model == FaultModel::Crash && n > 3 {
             return Err(GenesisError::CrashModel(n));
+        }
+        if !self.parameters.are_sound() {
+            return Err(GenesisError::Parameters);
         }
         let mut names = BTreeSet::new();
         let mut keys = BTreeSet::from([&self.admin_key]);

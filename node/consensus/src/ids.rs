@@ -26,7 +26,8 @@ macro_rules! number {
 }
 
 number!(
-    /// A validator's id, given once and in order. In epoch 0 it is also the position of its lane.
+    /// A validator's id: given once, in order, and never again. The position of its lane is that of its id among the
+    /// members of the epoch ([`crate::Validators::position`]).
     NodeId(u32)
 );
 number!(
@@ -45,11 +46,3 @@ number!(
     /// A period with one fixed set of validators. Genesis opens epoch 0.
     Epoch(u64)
 );
-
-impl NodeId {
-    /// The position of this node's lane in a cut.
-    #[must_use]
-    pub const fn lane(self) -> usize {
-        self.0 as usize
-    }
-}

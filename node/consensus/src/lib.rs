@@ -24,28 +24,43 @@
 //! The leader is fixed in this version (view 0): safety holds against f faulty nodes, but while the leader is down
 //! nothing new becomes final until it is back. `docs/protocol.md` in the repository says what is built and what is not.
 
+mod checkpoint;
 mod crypto;
 mod decision;
 mod domain;
 pub mod engine;
+mod evidence;
 mod genesis;
 mod hash;
 mod ids;
 mod message;
+mod mutants;
 mod payload;
 mod quorum;
+mod reconfig;
+mod state;
+mod validators;
 mod vertex;
+mod view;
 mod wire;
 
+pub use checkpoint::{Checkpoint, CheckpointCertificate, CheckpointState};
 pub use crypto::{PublicKey, Signature, Signer, Verifier};
 pub use decision::{Ballot, Certificate, CertificateError, Cut, Phase, Proposal, Record, Vote};
 pub use domain::Domain;
 pub use engine::Engine;
-pub use genesis::{Genesis, GenesisError, GenesisMember, MAX_MEMBERS, Member, SignedGenesis};
+pub use evidence::{Evidence, Offence, OffenceKind, SignedHeader};
+pub use genesis::{Genesis, GenesisError, GenesisMember, MAX_MEMBERS, SignedGenesis};
 pub use hash::{Hash, NotAHash};
 pub use ids::{Epoch, Height, NodeId, Sequence, View};
-pub use message::{MAX_FETCHED_VERTICES, MAX_RECORDS, Message, Status, Urgency};
+pub use message::{MAX_FETCHED_VERTICES, MAX_RECALLED_VOTES, MAX_RECORDS, Message, Recalled, Status, Urgency};
+#[cfg(feature = "mutants")]
+pub use mutants::{Mutant, set as set_mutant};
 pub use payload::{MAX_PAYLOAD_DATA, Outcome, Payload, VALIDITY_WINDOW_MS};
 pub use quorum::{FaultModel, Quorum};
-pub use vertex::{CheckedVertex, Link, MAX_BODY, Tip, Vertex, VertexError, VertexHeader};
+pub use reconfig::{Change, Ready, Reconfig, SignedReconfig, Void};
+pub use state::{ChainState, Conduct, FULL_REPUTATION, Judged, Leaders};
+pub use validators::{Member, Parameters, Validators};
+pub use vertex::{CheckedVertex, Item, Link, MAX_BODY, MAX_ITEMS, Tip, Vertex, VertexError, VertexHeader};
+pub use view::{Choice, NewView, Opening, Prepared, Proof, ViewChange, ViewChangeHead};
 pub use wire::{DecodeError, MAX_FRAME, decode, encode};

@@ -1,10 +1,14 @@
 //! What validators say to each other.
 
 use crate::{
-    decision::{Certificate, Proposal, Record, Vote},
+    checkpoint::{Checkpoint, CheckpointCertificate},
+    decision::{Phase, Proposal, Record, Vote},
     hash::Hash,
-    ids::{Height, NodeId, Sequence, View},
+    ids::{Epoch, Height, NodeId, Sequence, View},
     vertex::{Tip, Vertex},
+    evidence::SignedHeader,
+    crypto::Signature,
+    view::{NewView, Proof, ViewChange, ViewChangeHead},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::sync::Arc;
@@ -31,8 +35,13 @@ pub enum Urgency {
 pub enum Message {
     /// A new vertex of the sender's lane.
     Vertex(Arc<Vertex>),
-    /// "I hold every lane durably up to these tips." Cumulative; the newest counts.
-    Acknowledge(Vec<Tip>),
+    /// "I hold every lane of this epoch durably up to these tips." Cumulative; the newest counts.
+    Acknowledge {
+        /// The epoch of the lanes.
+        epoch: Epoch,
+        /// Of each lane.
+        tips: Vec<Tip>,
+    },
     /// The leader's proposal with its vote.
     PrePrepare {
         /// What is proposed.
@@ -44,18 +53,31 @@ pub enum Message {
     Vote(Vote),
     /// The heartbeat.
     Status(Status),
-    /// Asks for records from this sequence on. Answered from the store, with [`Message::Records`].
+    /// The sender entered a view.
+    ViewChange(Arc<ViewChange>),
+    /// A view begins. Anyone may pass it on.
+    NewView(Arc<NewView>),
+    /// The sender's word for a state.
+    Checkpoint(Checkpoint),
+    /// A quorum's word for a state: the sender's stable checkpoint, or the end of an epoch.
+    Stable(Arc<CheckpointCertificate>),
+    /// Asks for records of an epoch from this sequence on. Answered from the store, with [`Message::Records`], or, where the epoch
+    /// ended before that sequence, with its end: [`Message::Stable`].
     FetchRecords {
+        /// The epoch that the asker is in.
+        epoch: Epoch,
         /// The first sequence wanted.
         from: Sequence,
     },
-    /// At most [`MAX_RECORDS`] records in a row, with the commit certificate of the last: its proposal's `prev`
-    /// proves all before it.
+    /// At most [`MAX_RECORDS`] records in a row of one epoch, with what proves the last: its proposal's `prev` proves all
+    /// before it.
     Records {
+        /// The epoch that decided them.
+        epoch: Epoch,
         /// The records, by sequence.
         records: Vec<Record>,
-        /// The commit certificate of the last one.
-        certificate: Certificate,
+        /// The proof of the last one.
+        proof: Proof,
     },
     /// Asks for vertices of a lane, heights `above` < h <= `up_to`. Answered from the store, with [`Message::Fetched`].
     FetchLane {
@@ -68,21 +90,46 @@ pub enum Message {
     },
     /// A vertex that was asked for.
     Fetched(Arc<Vertex>),
+    /// "I have started. What did I sign, as far as you know?"
+    Recall,
+    /// The answer.
+    Recalled(Box<Recalled>),
 }
+
+/// The newest objects that a node holds which another one signed. Only the signatures count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Recalled {
+    /// Of the highest view.
+    pub view_change: Option<(ViewChangeHead, Signature)>,
+    /// Of the highest (view, sequence), at most [`MAX_RECALLED_VOTES`].
+    pub votes: Vec<Vote>,
+    /// Of the highest sequence.
+    pub checkpoint: Option<Checkpoint>,
+    /// Of the highest height.
+    pub vertex: Option<SignedHeader>,
+}
+
+/// The most votes in a [`Recalled`].
+pub const MAX_RECALLED_VOTES: usize = 4;
 
 impl Message {
     /// Which stream it travels on.
     #[must_use]
     pub const fn urgency(&self) -> Urgency {
         match self {
-            Self::Acknowledge(_)
+            Self::Acknowledge { .. }
             | Self::PrePrepare { .. }
             | Self::Vote(_)
             | Self::Status(_)
+            | Self::ViewChange(_)
+            | Self::NewView(_)
+            | Self::Checkpoint(_)
             | Self::FetchRecords { .. }
-            | Self::FetchLane { .. } => Urgency::Vote,
+            | Self::FetchLane { .. }
+            | Self::Recall
+            | Self::Recalled(_) => Urgency::Vote,
             Self::Vertex(_) => Urgency::Data,
-            Self::Records { .. } | Self::Fetched(_) => Urgency::Bulk,
+            Self::Stable(_) | Self::Records { .. } | Self::Fetched(_) => Urgency::Bulk,
         }
     }
 }
@@ -90,14 +137,22 @@ impl Message {
 /// Where a node is. Unsigned: true by the channel that it comes on, and a claim only.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Status {
-    /// The view that it works in.
+    /// The epoch that it works in.
+    pub epoch: Epoch,
+    /// The view that it entered last.
     pub view: View,
+    /// Whether that view has begun for it.
+    pub active: bool,
+    /// The view that it is in or ready to go to.
+    pub want: View,
     /// The newest sequence that it executed.
     pub executed: Sequence,
     /// The chain hash there.
     pub chain_hash: Hash,
-    /// What it voted in the sequence after that: none, PREPARE (1) or COMMIT (2).
-    pub voted: u8,
+    /// Its stable checkpoint.
+    pub stable: Sequence,
+    /// What it voted in its view for the sequence after the executed one.
+    pub voted: Option<Phase>,
     /// Every lane that it holds durably, up to these tips.
     pub acknowledged: Vec<Tip>,
     /// Its clock, Unix milliseconds.

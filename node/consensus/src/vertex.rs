@@ -3,14 +3,33 @@
 use crate::{
     crypto::{PublicKey, Signature, Signer, Verifier},
     domain::Domain,
-    hash::{Hash, merkle_root},
+    evidence::Evidence,
+    hash::{Hash, TaggedHasher, merkle_root},
     ids::{Epoch, Height, NodeId},
     payload::Payload,
+    reconfig::SignedReconfig,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// The most bytes of payloads in one vertex.
 pub const MAX_BODY: usize = 256 * 1024;
+
+/// The most system items in one vertex.
+pub const MAX_ITEMS: usize = 4;
+
+/// What the protocol itself puts into a vertex. Judged when it is executed, never on arrival; a bad one has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Item {
+    /// A proof that a validator broke a rule.
+    Evidence(Box<Evidence>),
+    /// The admin's order to change the validators.
+    Reconfig(Box<SignedReconfig>),
+}
+
+/// The hash of a vertex's system items.
+fn items_root(items: &[Item]) -> Hash {
+    if items.is_empty() { Hash::ZERO } else { TaggedHasher::new("creto items v1").with(&items.to_vec()).finish() }
+}
 
 /// A place in a lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
@@ -49,6 +68,8 @@ pub struct VertexHeader {
     pub payload_root: Hash,
     /// The bytes that the payloads take.
     pub payload_bytes: u32,
+    /// The hash of the system items; [`Hash::ZERO`] if there are none.
+    pub items_root: Hash,
 }
 
 /// A signed header with the payloads that it names.
@@ -60,6 +81,8 @@ pub struct Vertex {
     pub signature: Signature,
     /// The payloads, in their order.
     pub payloads: Vec<Payload>,
+    /// System items, at most [`MAX_ITEMS`].
+    pub items: Vec<Item>,
 }
 
 /// A vertex whose signature, body and form were checked, with the ids that checking computed.
@@ -96,6 +119,12 @@ impl VertexHeader {
         domain.id(ID, self)
     }
 
+    /// What its author signs.
+    #[must_use]
+    pub fn signing_message(&self, domain: &Domain) -> Vec<u8> {
+        domain.signing_message(ID, self)
+    }
+
     /// Every parent: the own-lane one, then the links. The edges of the DAG.
     pub fn parents(&self) -> impl Iterator<Item = Hash> + '_ {
         std::iter::once(self.parent).filter(|p| *p != Hash::ZERO).chain(self.links.iter().map(|link| link.tip.id))
@@ -105,6 +134,7 @@ impl VertexHeader {
 impl CheckedVertex {
     /// Seals payloads into a vertex and signs it.
     #[must_use]
+    #[allow(clippy::too_many_arguments, reason = "the parts of a vertex, each once")]
     pub fn seal(
         domain: &Domain,
         signer: &dyn Signer,
@@ -113,6 +143,7 @@ impl CheckedVertex {
         links: Vec<Link>,
         timestamp_ms: u64,
         payloads: Vec<Payload>,
+        items: Vec<Item>,
     ) -> Self {
         let payload_ids: Vec<Hash> = payloads.iter().map(|p| p.id(domain.chain_id)).collect();
         let header = VertexHeader {
@@ -124,10 +155,11 @@ impl CheckedVertex {
             timestamp_ms,
             payload_root: merkle_root(&payload_ids),
             payload_bytes: payloads.iter().map(Payload::encoded_len).sum::<usize>() as u32,
+            items_root: items_root(&items),
         };
         let id = header.id(domain);
-        let signature = signer.sign(&domain.signing_message(ID, &header));
-        Self { vertex: Vertex { header, signature, payloads }, id, payload_ids }
+        let signature = signer.sign(&header.signing_message(domain));
+        Self { vertex: Vertex { header, signature, payloads, items }, id, payload_ids }
     }
 
     /// Checks all that needs no state: form, sizes, body against root, signature. `author_key` gives a lane's key.
@@ -148,14 +180,14 @@ impl CheckedVertex {
         }
         let key = author_key(header.author).ok_or(VertexError::Header)?;
         let bytes: usize = vertex.payloads.iter().map(Payload::encoded_len).sum();
-        if bytes > MAX_BODY || bytes != header.payload_bytes as usize || !vertex.payloads.iter().all(Payload::has_valid_size) {
+        if bytes > MAX_BODY || bytes != header.payload_bytes as usize || !vertex.payloads.iter().all(Payload::has_valid_size) || vertex.items.len() > MAX_ITEMS {
             return Err(VertexError::Body);
         }
         let payload_ids: Vec<Hash> = vertex.payloads.iter().map(|p| p.id(domain.chain_id)).collect();
-        if merkle_root(&payload_ids) != header.payload_root {
+        if merkle_root(&payload_ids) != header.payload_root || items_root(&vertex.items) != header.items_root {
             return Err(VertexError::Root);
         }
-        if !verifier.verify(key, &domain.signing_message(ID, header), &vertex.signature) {
+        if !verifier.verify(key, &header.signing_message(domain), &vertex.signature) {
             return Err(VertexError::Signature);
         }
         let id = header.id(domain);

@@ -1,0 +1,220 @@
+//! Changes of the validators: what the admin key orders, and when it is valid.
+//!
+//! The first valid RECONFIG that a sequence executes ends its epoch there.
+
+use crate::{
+    crypto::{PublicKey, Signature, Verifier},
+    domain::Domain,
+    genesis::{MAX_MEMBERS, MAX_NAME},
+    hash::Hash,
+    ids::{Epoch, NodeId, Sequence},
+    quorum::FaultModel,
+    state::ChainState,
+    validators::{Member, Parameters, Validators},
+};
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// One step from one set of validators to the next.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Change {
+    /// A new validator, with the next id.
+    Add {
+        /// Its name.
+        name: String,
+        /// Its key.
+        key: PublicKey,
+    },
+    /// One validator less.
+    Remove {
+        /// Which.
+        id: NodeId,
+    },
+    /// A validator changes its key, which it still has.
+    Rotate {
+        /// Which.
+        id: NodeId,
+        /// The new key.
+        key: PublicKey,
+    },
+    /// A validator that lost its volume gets a new key, which has never voted.
+    Replace {
+        /// Which.
+        id: NodeId,
+        /// The new key.
+        key: PublicKey,
+    },
+    /// Another admin key.
+    RotateAdmin {
+        /// The new key.
+        key: PublicKey,
+    },
+    /// Other shared intervals.
+    SetParameters(Parameters),
+}
+
+impl Change {
+    /// The key that it brings in.
+    #[must_use]
+    pub const fn new_key(&self) -> Option<&PublicKey> {
+        match self {
+            Self::Add { key, .. } | Self::Rotate { key, .. } | Self::Replace { key, .. } | Self::RotateAdmin { key } => Some(key),
+            Self::Remove { .. } | Self::SetParameters(_) => None,
+        }
+    }
+}
+
+/// A new key's word that its node follows the chain: it knows a recent chain hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Ready {
+    /// One of the last 64 sequences that 64 divides; 0 is the genesis.
+    pub sequence: Sequence,
+    /// The chain hash there.
+    pub chain_hash: Hash,
+}
+
+/// What the admin orders.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Reconfig {
+    /// The epoch that it ends.
+    pub epoch: Epoch,
+    /// Void in decisions after this time, Unix milliseconds.
+    pub valid_until_ms: u64,
+    /// The step.
+    pub change: Change,
+    /// What the new key knows; needed by add and replace.
+    pub ready: Option<Ready>,
+}
+
+impl Reconfig {
+    /// What the admin key signs, and the old key of a rotation.
+    #[must_use]
+    pub fn signing_message(&self, chain_id: Hash) -> Vec<u8> {
+        Domain { chain_id, epoch: self.epoch }.signing_message("creto reconfig v1", self)
+    }
+
+    /// What the new key signs: the epoch, the change and what it knows.
+    #[must_use]
+    pub fn possession_message(&self, chain_id: Hash) -> Vec<u8> {
+        Domain { chain_id, epoch: self.epoch }.signing_message("creto new key v1", &(&self.change, self.ready))
+    }
+}
+
+/// An order with all its signatures.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct SignedReconfig {
+    /// The order.
+    pub reconfig: Reconfig,
+    /// The admin key's.
+    pub admin: Signature,
+    /// The new key's, if there is one.
+    pub new_key: Option<Signature>,
+    /// The old key's, if a validator rotates (an admin key's old key is the admin).
+    pub old_key: Option<Signature>,
+}
+
+/// Why an order is void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Void {
+    /// Made for another epoch, or too late.
+    #[error("it is not of this epoch, or too late")]
+    Late,
+    /// A signature that is missing or does not verify.
+    #[error("a signature is missing or does not verify")]
+    Signature,
+    /// A key that is or was in use.
+    #[error("its key is or was in use")]
+    KeyUsed,
+    /// No such validator, or a name that is taken.
+    #[error("there is no such validator, or its name is taken")]
+    Member,
+    /// A number of validators that the protocol does not know.
+    #[error("it leads to a number of validators that cannot be")]
+    Count,
+    /// The new key's node does not know the chain.
+    #[error("READY is missing or not of this chain")]
+    Ready,
+    /// Parameters that no cluster can run with.
+    #[error("its parameters are not sound")]
+    Parameters,
+}
+
+impl SignedReconfig {
+    /// The validators of the next epoch, if the order is valid in a decision at `time_ms` in this epoch and state.
+    ///
+    /// # Errors
+    /// Why it is void.
+    pub fn apply(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        state: &ChainState,
+        time_ms: u64,
+        verifier: &dyn Verifier,
+    ) -> Result<Validators, Void> {
+        let Reconfig { epoch, valid_until_ms, change, ready } = &self.reconfig;
+        if *epoch != validators.epoch || time_ms > *valid_until_ms {
+            return Err(Void::Late);
+        }
+        if let Some(key) = change.new_key() {
+            if state.used_key(key) {
+                return Err(Void::KeyUsed);
+            }
+            let message = self.reconfig.possession_message(chain_id);
+            if !self.new_key.as_ref().is_some_and(|signature| verifier.verify(key, &message, signature)) {
+                return Err(Void::Signature);
+            }
+        }
+        let message = self.reconfig.signing_message(chain_id);
+        if !verifier.verify(&validators.admin_key, &message, &self.admin) {
+            return Err(Void::Signature);
+        }
+        if matches!(change, Change::Add { .. } | Change::Replace { .. })
+            && !ready.is_some_and(|ready| state.knows(ready.sequence, ready.chain_hash))
+        {
+            return Err(Void::Ready);
+        }
+        let mut next = validators.clone();
+        next.epoch = validators.epoch.next();
+        let position = |id: NodeId| validators.position(id).ok_or(Void::Member);
+        match change {
+            Change::Add { name, key } => {
+                if name.is_empty() || name.len() > MAX_NAME || validators.members.iter().any(|member| member.name == *name) {
+                    return Err(Void::Member);
+                }
+                let member = Member { id: validators.next_id, name: name.clone(), key: key.clone(), since: next.epoch };
+                next.members.push(member);
+                next.next_id = validators.next_id.next();
+            }
+            Change::Remove { id } => {
+                next.members.remove(position(*id)?);
+            }
+            Change::Rotate { id, key } => {
+                let position = position(*id)?;
+                let member = next.members.get_mut(position).ok_or(Void::Member)?;
+                if !self.old_key.as_ref().is_some_and(|signature| verifier.verify(&member.key, &message, signature)) {
+                    return Err(Void::Signature);
+                }
+                member.key = key.clone();
+            }
+            Change::Replace { id, key } => {
+                let (position, since) = (position(*id)?, next.epoch);
+                let member = next.members.get_mut(position).ok_or(Void::Member)?;
+                member.key = key.clone();
+                member.since = since;
+            }
+            Change::RotateAdmin { key } => next.admin_key = key.clone(),
+            Change::SetParameters(parameters) if parameters.are_sound() => next.parameters = *parameters,
+            Change::SetParameters(_) => return Err(Void::Parameters),
+        }
+        let n = next.members.len();
+        // Two exist only as a step between one and three.
+        let fits = (1..=MAX_MEMBERS).contains(&n) && (next.fault_model != FaultModel::Crash || n <= 3);
+        if !fits {
+            return Err(Void::Count);
+        }
+        // The leader of the old epoch's last origin view goes on leading, if it is still there.
+        let last = validators.leader(state.leaders.newest_origin);
+        next.first = next.position(last).unwrap_or(0) as u32;
+        Ok(next)
+    }
+}
