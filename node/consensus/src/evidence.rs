@@ -6,6 +6,7 @@ use crate::{
     domain::Domain,
     hash::Hash,
     ids::{Epoch, Height, NodeId, Sequence, View},
+    mutants::mutant,
     validators::Validators,
     vertex::VertexHeader,
     view::ViewChangeHead,
@@ -75,13 +76,14 @@ impl Evidence {
         match self {
             Self::Fork(a, b) => {
                 let (a, b) = (&a.header, &b.header);
-                let same_slot = (a.epoch, a.author, a.height) == (b.epoch, b.author, b.height);
+                let same_slot = (a.author, a.height) == (b.author, b.height) && (a.epoch == b.epoch || mutant!(EvidenceAcrossEpochs));
                 (same_slot && a != b).then_some(Offence { epoch: a.epoch, accused: a.author, kind: OffenceKind::Fork(a.height) })
             }
             Self::Votes(a, b) => {
                 let (a, b) = (&a.ballot, &b.ballot);
                 let commits = a.phase == Phase::Commit;
-                let same = (a.epoch, a.voter, a.view, a.sequence) == (b.epoch, b.voter, b.view, b.sequence)
+                let same = (a.voter, a.view, a.sequence) == (b.voter, b.view, b.sequence)
+                    && (a.epoch == b.epoch || mutant!(EvidenceAcrossEpochs))
                     && commits == (b.phase == Phase::Commit);
                 let kind = OffenceKind::Votes(commits, a.view, a.sequence);
                 (same && a.digest != b.digest).then_some(Offence { epoch: a.epoch, accused: a.voter, kind })
@@ -102,8 +104,13 @@ impl Evidence {
     pub fn is_signed(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> bool {
         let Some(offence) = self.offence().filter(|offence| offence.epoch == validators.epoch) else { return false };
         let Some(member) = validators.member(offence.accused) else { return false };
-        let domain = Domain { chain_id, epoch: offence.epoch };
-        let header = |signed: &SignedHeader| verifier.verify(&member.key, &signed.header.signing_message(&domain), &signed.signature);
+        if mutant!(EvidenceUnsigned) {
+            return true;
+        }
+        let header = |signed: &SignedHeader| {
+            let domain = Domain { chain_id, epoch: signed.header.epoch };
+            verifier.verify(&member.key, &signed.header.signing_message(&domain), &signed.signature)
+        };
         let vote = |vote: &Vote| verifier.verify(&member.key, &vote.ballot.signing_message(chain_id), &vote.signature);
         match self {
             Self::Fork(a, b) => header(a) && header(b),

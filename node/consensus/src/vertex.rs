@@ -6,6 +6,7 @@ use crate::{
     evidence::Evidence,
     hash::{Hash, TaggedHasher, merkle_root},
     ids::{Epoch, Height, NodeId},
+    mutants::mutant,
     payload::Payload,
     reconfig::SignedReconfig,
 };
@@ -29,6 +30,14 @@ pub enum Item {
 /// The hash of a vertex's system items.
 fn items_root(items: &[Item]) -> Hash {
     if items.is_empty() { Hash::ZERO } else { TaggedHasher::new("creto items v1").with(&items.to_vec()).finish() }
+}
+
+fn payload_ids(payloads: &[Payload], domain: &Domain) -> Vec<Hash> {
+    let of = |payload: &Payload| payload.id(domain.chain_id);
+    if mutant!(PayloadIdWithEpoch) {
+        return payloads.iter().map(|payload| domain.id("mutant", &of(payload))).collect();
+    }
+    payloads.iter().map(of).collect()
 }
 
 /// A place in a lane.
@@ -145,7 +154,7 @@ impl CheckedVertex {
         payloads: Vec<Payload>,
         items: Vec<Item>,
     ) -> Self {
-        let payload_ids: Vec<Hash> = payloads.iter().map(|p| p.id(domain.chain_id)).collect();
+        let payload_ids = payload_ids(&payloads, domain);
         let header = VertexHeader {
             epoch: domain.epoch,
             author,
@@ -183,7 +192,7 @@ impl CheckedVertex {
         if bytes > MAX_BODY || bytes != header.payload_bytes as usize || !vertex.payloads.iter().all(Payload::has_valid_size) || vertex.items.len() > MAX_ITEMS {
             return Err(VertexError::Body);
         }
-        let payload_ids: Vec<Hash> = vertex.payloads.iter().map(|p| p.id(domain.chain_id)).collect();
+        let payload_ids = payload_ids(&vertex.payloads, domain);
         if merkle_root(&payload_ids) != header.payload_root || items_root(&vertex.items) != header.items_root {
             return Err(VertexError::Root);
         }
@@ -197,7 +206,7 @@ impl CheckedVertex {
     /// A vertex that this node checked before it wrote it to its own store.
     #[must_use]
     pub fn trusted(vertex: Vertex, domain: &Domain) -> Self {
-        let payload_ids = vertex.payloads.iter().map(|p| p.id(domain.chain_id)).collect();
+        let payload_ids = payload_ids(&vertex.payloads, domain);
         let id = vertex.header.id(domain);
         Self { vertex, id, payload_ids }
     }

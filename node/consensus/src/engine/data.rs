@@ -3,8 +3,9 @@
 
 use super::{Engine, MAX_ADVANCE, Now, Pooled, Recipient, ViolationKind, Write, lane::Offer};
 use crate::{
-    ids::{Height, NodeId},
+    ids::{Epoch, Height, NodeId},
     message::{MAX_FETCHED_VERTICES, Message},
+    mutants::mutant,
     payload::Payload,
     vertex::{CheckedVertex, Link, MAX_BODY, Tip, Vertex, VertexError},
 };
@@ -15,7 +16,7 @@ impl Engine {
     pub(super) fn submit(&mut self, now: Now, payload: Payload) {
         let bytes = payload.encoded_len();
         if !payload.has_valid_size() || self.pool_bytes + bytes > self.limits.pool_bytes {
-            self.turn.refused.push(payload.id(self.domain.chain_id));
+            self.turn.refused.push(payload.id(self.chain_id));
             return;
         }
         self.pool_bytes += bytes;
@@ -24,8 +25,9 @@ impl Engine {
 
     /// Whether this node's lane has room for one more vertex.
     fn may_seal(&self) -> bool {
-        let Some(lane) = self.lanes.get(self.own.lane()) else { return false };
-        let acknowledged = self.acknowledged_by(self.own, self.quorum.q).height.max(lane.decided().height);
+        let Some(own) = self.own_position().filter(|_| self.may_sign() && self.successor.is_none()) else { return false };
+        let Some(lane) = self.lanes.get(own) else { return false };
+        let acknowledged = self.acknowledged_by(own, self.quorum().q).height.max(lane.decided().height);
         lane.undecided() < self.limits.lane && lane.tip().height.0 - acknowledged.0 < self.limits.unacknowledged
     }
 
@@ -33,7 +35,7 @@ impl Engine {
     /// full; or when a payload has waited long enough.
     pub(super) fn seal(&mut self, now: Now) {
         loop {
-            let due = self.seal_due(now).is_some_and(|due| due <= now.at) || (self.committed_this_turn() && !self.pool.is_empty());
+            let due = self.seal_due(now).is_some_and(|due| due <= now.at) || (self.committed_this_turn() && self.has_something_to_seal());
             if !due || !self.may_seal() {
                 return;
             }
@@ -47,20 +49,24 @@ impl Engine {
 
     /// When the waiting payloads are to be sealed, whatever else happens. Nothing when there is none, or no room.
     pub(super) fn seal_due(&self, now: Now) -> Option<Duration> {
-        let oldest = self.pool.front()?;
-        if !self.may_seal() {
+        if !self.has_something_to_seal() || !self.may_seal() {
             return None;
         }
-        if self.pool_bytes >= MAX_BODY {
+        if self.pool_bytes >= MAX_BODY || self.seal_empty {
             return Some(now.at);
         }
-        let patience = oldest.since + self.timing.seal_wait;
+        let patience = self.pool.front().map_or(now.at, |oldest| oldest.since) + self.timing.seal_wait;
         let idle = self.round.proposed.is_none();
         let floor = self.last_sealed.map_or(now.at, |last| last + self.timing.seal_floor);
         Some(if idle { floor.min(patience) } else { patience })
     }
 
+    fn has_something_to_seal(&self) -> bool {
+        !self.pool.is_empty() || !self.items.is_empty() || self.seal_empty
+    }
+
     fn seal_one(&mut self, now: Now) {
+        let (Some((own, signer)), Some(position)) = (self.own.clone(), self.own_position()) else { return };
         let mut payloads = Vec::new();
         let mut bytes = 0;
         while let Some(pooled) = self.pool.front() {
@@ -73,66 +79,95 @@ impl Engine {
         }
         self.pool_bytes -= bytes;
         self.last_sealed = Some(now.at);
-        let links = (0..).map(NodeId).zip(&self.lanes).filter(|(author, lane)| *author != self.own && lane.tip() != Tip::default());
-        let links = links.map(|(author, lane)| Link { author, tip: lane.tip() }).collect();
-        let previous = self.lanes.get(self.own.lane()).map_or_else(Tip::default, super::lane::Lane::tip);
-        let vertex = CheckedVertex::seal(&self.domain, &*self.signer, self.own, previous, links, now.wall_ms, payloads);
+        self.seal_empty = false;
+        let others = self.validators.ids().zip(&self.lanes).filter(|(author, lane)| *author != own && lane.tip() != Tip::default());
+        let links = others.map(|(author, lane)| Link { author, tip: lane.tip() }).collect();
+        let previous = self.lanes.get(position).map_or_else(Tip::default, super::lane::Lane::tip);
+        let items = self.items_to_seal();
+        let vertex = CheckedVertex::seal(&self.domain(), &*signer, own, previous, links, now.wall_ms, payloads, items);
+        self.mark.height = vertex.header().height;
         let message = Message::Vertex(Arc::new(vertex.vertex().clone()));
         self.extend(Arc::new(vertex));
         self.send(Recipient::All, message);
     }
 
-    /// Checks a vertex and takes it into its lane.
-    pub(super) fn receive_vertex(&mut self, from: NodeId, vertex: Vertex) {
-        let author = vertex.header.author;
-        let Some(lane) = self.lanes.get(author.lane()) else { return self.violation(from, ViolationKind::Malformed) };
-        // What cannot be taken is not worth checking; a fork is, because it is evidence.
-        let held = lane.holds(Tip { height: vertex.header.height, id: vertex.header.id(&self.domain) });
-        if held || vertex.header.height <= lane.decided().height {
+    /// Checks a vertex and takes it into its lane. What was fetched may be of another epoch: of no use, and no offence.
+    pub(super) fn receive_vertex(&mut self, from: NodeId, vertex: Vertex, fetched: bool) {
+        let header = &vertex.header;
+        if header.epoch != self.validators.epoch {
             return;
         }
-        let keys = &self.keys;
-        match CheckedVertex::check(vertex, &self.domain, &*self.verifier, |author| keys.get(author.lane())) {
+        let Some(lane) = self.position(header.author).and_then(|position| self.lanes.get(position)) else {
+            return if fetched { () } else { self.violation(from, ViolationKind::Malformed) };
+        };
+        // What cannot be taken is not worth checking; a fork is, because it is evidence.
+        let held = lane.holds(Tip { height: header.height, id: header.id(&self.domain()) });
+        if held || header.height <= lane.decided().height || self.refuses_for_items(&vertex) || self.waits_for_links(&vertex) {
+            return;
+        }
+        let validators = Arc::clone(&self.validators);
+        match CheckedVertex::check(vertex, &self.domain(), &*self.verifier, |author| validators.member(author).map(|m| &m.key)) {
             Ok(vertex) => self.extend(Arc::new(vertex)),
             Err(VertexError::Signature) => self.violation(from, ViolationKind::InvalidSignature),
             Err(_) => self.violation(from, ViolationKind::Malformed),
         }
     }
 
+    /// Broken on purpose: links are waited for.
+    fn waits_for_links(&self, vertex: &Vertex) -> bool {
+        let held = |link: &Link| {
+            let lane = self.position(link.author).and_then(|position| self.lanes.get(position));
+            lane.is_some_and(|lane| link.tip.height <= lane.decided().height || lane.holds(link.tip))
+        };
+        mutant!(LinksRequired) && !vertex.header.links.iter().all(held)
+    }
+
     fn extend(&mut self, vertex: Arc<CheckedVertex>) {
         let author = vertex.header().author;
-        let Some(lane) = self.lanes.get_mut(author.lane()) else { return };
-        let forked = lane.contradicts(vertex.tip());
-        if let Offer::Extended(vertices) = lane.offer(vertex, self.limits.lane) {
+        let Some(position) = self.position(author) else { return };
+        let Some(lane) = self.lanes.get_mut(position) else { return };
+        let first = lane.in_slot(vertex.header().height).filter(|held| held.id() != vertex.id()).cloned();
+        if mutant!(ForkAcknowledged) && first.is_some() {
+            lane.want(vertex.tip());
+        }
+        if let Offer::Extended(vertices) = lane.offer(Arc::clone(&vertex), self.limits.lane) {
             for vertex in vertices {
                 self.persist(Write::Vertex(vertex));
             }
-            self.catch_up.lane_grew(author);
+            self.catch_up.lane_grew(position);
         }
-        if forked {
-            self.violation(author, ViolationKind::Equivocation);
+        if let Some(first) = first {
+            self.accuse_of_fork(&first, &vertex);
         }
+    }
+
+    /// The tip of every lane: what this node holds durably once the turn is written.
+    pub(super) fn acknowledged_tips(&self) -> Vec<Tip> {
+        self.lanes.iter().map(super::lane::Lane::tip).collect()
     }
 
     /// Tells the leader what is durable here once this turn is written.
     pub(super) fn acknowledge(&mut self) {
-        let tips: Vec<Tip> = self.lanes.iter().map(super::lane::Lane::tip).collect();
-        if tips == self.acknowledged {
+        let tips = self.acknowledged_tips();
+        if tips == self.acknowledged || self.own.is_none() {
             return;
         }
         self.acknowledged.clone_from(&tips);
-        let leader = self.leader();
-        if leader != self.own {
-            self.send(Recipient::One(leader), Message::Acknowledge(tips));
+        if !self.leads() {
+            let (leader, epoch) = (self.leader(), self.validators.epoch);
+            self.send(Recipient::One(leader), Message::Acknowledge { epoch, tips });
         }
     }
 
     /// Notes what a peer holds. The newest acknowledgement counts.
-    pub(super) fn receive_acknowledgement(&mut self, from: NodeId, tips: Vec<Tip>) {
+    pub(super) fn receive_acknowledgement(&mut self, from: NodeId, epoch: Epoch, tips: Vec<Tip>) {
+        if epoch != self.validators.epoch {
+            return;
+        }
         if tips.len() != self.lanes.len() {
             return self.violation(from, ViolationKind::Malformed);
         }
-        let Some(peer) = self.peers.get_mut(from.lane()) else { return };
+        let Some(peer) = self.position(from).and_then(|position| self.peers.get_mut(position)) else { return };
         for ((confirmed, tip), lane) in peer.confirmed.iter_mut().zip(&tips).zip(&self.lanes) {
             if lane.holds(*tip) {
                 *confirmed = *tip;
@@ -143,14 +178,15 @@ impl Engine {
 
     /// The highest vertex of a lane that this node holds and `count` nodes acknowledged, itself included. An
     /// acknowledgement of a tip counts for its ancestors.
-    pub(super) fn acknowledged_by(&self, author: NodeId, count: usize) -> Tip {
-        let Some(lane) = self.lanes.get(author.lane()) else { return Tip::default() };
-        let others = self.peers.iter().enumerate().filter(|(peer, _)| *peer != self.own.lane());
+    pub(super) fn acknowledged_by(&self, position: usize, count: usize) -> Tip {
+        let own = self.own_position();
+        let Some(lane) = self.lanes.get(position) else { return Tip::default() };
+        let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
         let acknowledged = others.filter_map(|(_, peer)| {
-            let newest = peer.acknowledged.get(author.lane()).filter(|tip| lane.holds(**tip));
-            newest.or_else(|| peer.confirmed.get(author.lane()).filter(|tip| lane.holds(**tip))).map(|tip| tip.height)
+            let newest = peer.acknowledged.get(position).filter(|tip| lane.holds(**tip));
+            newest.or_else(|| peer.confirmed.get(position).filter(|tip| lane.holds(**tip))).map(|tip| tip.height)
         });
-        let mut heights: Vec<Height> = acknowledged.chain([lane.tip().height]).collect();
+        let mut heights: Vec<Height> = acknowledged.chain(own.map(|_| lane.tip().height)).collect();
         heights.sort_unstable_by(|a, b| b.cmp(a));
         let height = heights.get(count - 1).copied().unwrap_or(lane.decided().height);
         lane.above(lane.decided().height).take_while(|v| v.header().height <= height).last().map_or(lane.decided(), |v| v.tip())
@@ -158,17 +194,18 @@ impl Engine {
 
     /// Asks for what is known to exist and missing here: the next holder after each wait.
     pub(super) fn fetch_missing(&mut self, now: Now) {
-        for author in (0..).map(NodeId).take(self.lanes.len()) {
-            let stands_since = self.catch_up.lane_stands_since(author, now.at);
+        let authors: Vec<NodeId> = self.validators.ids().collect();
+        for (position, author) in authors.into_iter().enumerate() {
+            let stands_since = self.catch_up.lane_stands_since(position, now.at);
             let waited = now.at.saturating_sub(stands_since) >= self.timing.patience;
-            let Some(lane) = self.lanes.get(author.lane()) else { continue };
-            let (above, up_to) = match (lane.forked(), self.missing(author, waited)) {
+            let Some(lane) = self.lanes.get(position) else { continue };
+            let (above, up_to) = match (lane.forked(), self.missing(position, waited)) {
                 (Some(range), _) => range,
                 (None, Some(target)) => (lane.tip().height, Height(target.0.min(lane.tip().height.0 + MAX_FETCHED_VERTICES))),
                 (None, None) => continue,
             };
-            let holders = self.holders(author, up_to);
-            if let Some(peer) = self.catch_up.ask_for_lane(author, above, up_to, &holders, now.at, self.timing.status) {
+            let holders = self.holders(author, position, up_to);
+            if let Some(peer) = self.catch_up.ask_for_lane(position, above, up_to, &holders, now.at, self.timing.status) {
                 self.send(Recipient::One(peer), Message::FetchLane { author, above, up_to });
             }
         }
@@ -176,34 +213,36 @@ impl Engine {
 
     /// The height up to which vertices of a lane are known to exist that this node lacks: what a cut names, and, when
     /// it had time to arrive by itself, what a weak quorum holds or a later vertex stands on.
-    fn missing(&self, author: NodeId, waited: bool) -> Option<Height> {
-        let lane = self.lanes.get(author.lane())?;
+    fn missing(&self, position: usize, waited: bool) -> Option<Height> {
+        let own = self.own_position();
+        let lane = self.lanes.get(position)?;
         let reach = lane.decided().height.0 + MAX_ADVANCE;
         let named = self
             .named_tips()
-            .filter_map(|(cut, proven)| Some((cut.get(author.lane())?, proven)))
+            .filter_map(|(cut, proven)| Some((cut.get(position)?, proven)))
             .filter(|(tip, proven)| !lane.holds(**tip) && (*proven || tip.height.0 <= reach))
             .map(|(tip, _)| tip.height);
-        let others = self.peers.iter().enumerate().filter(|(peer, _)| *peer != self.own.lane());
-        let mut claimed: Vec<Height> = others.filter_map(|(_, peer)| peer.acknowledged.get(author.lane()).map(|tip| tip.height)).collect();
+        let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
+        let mut claimed: Vec<Height> = others.filter_map(|(_, peer)| peer.acknowledged.get(position).map(|tip| tip.height)).collect();
         claimed.sort_unstable_by(|a, b| b.cmp(a));
-        let enough = self.quorum.w.min(self.members.len() - 1);
+        let enough = self.quorum().w.min(self.validators.members.len() - 1);
         let claimed = enough.checked_sub(1).and_then(|i| claimed.get(i).copied()).filter(|_| waited);
         let gap = lane.gap().filter(|_| waited);
         named.chain(claimed).chain(gap).max().filter(|height| *height > lane.tip().height)
     }
 
     /// Who says that he holds a lane up to a height; its author first.
-    fn holders(&self, author: NodeId, height: Height) -> Vec<NodeId> {
-        let others = (0..).map(NodeId).take(self.members.len()).filter(|peer| *peer != self.own);
-        let mut holders: Vec<NodeId> = others
-            .filter(|peer| {
-                let peer = self.peers.get(peer.lane());
-                peer.and_then(|p| p.acknowledged.get(author.lane())).is_some_and(|tip| tip.height >= height)
-            })
-            .collect();
-        if holders.is_empty() {
-            holders = (0..).map(NodeId).take(self.members.len()).filter(|peer| *peer != self.own).collect();
+    fn holders(&self, author: NodeId, position: usize, height: Height) -> Vec<NodeId> {
+        let own = self.own_id();
+        let others = || self.validators.ids().filter(|peer| Some(*peer) != own);
+        let holds = |peer: &NodeId| {
+            let peer = self.position(*peer).and_then(|peer| self.peers.get(peer));
+            peer.and_then(|peer| peer.acknowledged.get(position)).is_some_and(|tip| tip.height >= height)
+        };
+        let mut holders: Vec<NodeId> = others().filter(holds).collect();
+        // Who hears no acknowledgements (a learner) or is far behind asks everyone in turn.
+        if holders.is_empty() || self.own.is_none() || self.catch_up.has_records() {
+            holders = others().collect();
         }
         holders.sort_by_key(|peer| *peer != author);
         holders

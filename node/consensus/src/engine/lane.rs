@@ -5,6 +5,7 @@
 use crate::{
     hash::Hash,
     ids::Height,
+    mutants::mutant,
     vertex::{CheckedVertex, Tip},
 };
 use std::{
@@ -20,6 +21,9 @@ const MAX_CANDIDATES: usize = 3;
 
 /// How many heights of a fork are asked for at a time: as many full vertices as one answer may hold.
 const FORK_WINDOW: u64 = 16;
+
+/// How many branches are kept beside the chain: that of the newest vote and that of the prepared certificate.
+const MAX_PINNED: usize = 2;
 
 /// What became of a vertex that was offered to a lane.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,6 +44,12 @@ pub(super) struct Lane {
     chain: VecDeque<Arc<CheckedVertex>>,
     waiting: BTreeMap<Height, Arc<CheckedVertex>>,
     wanted: Option<Wanted>,
+    /// The vertex at the decided tip, if it was decided since the start.
+    last_decided: Option<Arc<CheckedVertex>>,
+    /// Tips of branches that a prepared proposal named: what leads to them is kept until the sequence is decided.
+    pinned: VecDeque<Tip>,
+    /// Vertices of such branches that another branch took the place of.
+    beside: BTreeMap<Height, Vec<Arc<CheckedVertex>>>,
 }
 
 /// A tip that was named and is not held, with what may lead to it.
@@ -56,6 +66,33 @@ impl Lane {
 
     pub(super) const fn decided(&self) -> Tip {
         self.decided
+    }
+
+    /// How many vertices are held beside the chain.
+    pub(super) fn beside(&self) -> usize {
+        let wanted = self.wanted.iter().flat_map(|wanted| wanted.candidates.values()).map(Vec::len).sum::<usize>();
+        self.waiting.len() + wanted + self.beside.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// The highest vertex that is held, decided or not.
+    pub(super) fn newest(&self) -> Option<&Arc<CheckedVertex>> {
+        self.chain.back().or(self.last_decided.as_ref())
+    }
+
+    /// The vertex that is held in a slot.
+    pub(super) fn in_slot(&self, height: Height) -> Option<&Arc<CheckedVertex>> {
+        self.at(height).or_else(|| self.last_decided.as_ref().filter(|vertex| vertex.header().height == height))
+    }
+
+    /// Keeps what leads to `tip` until the lane is decided past it.
+    pub(super) fn pin(&mut self, tip: Tip) {
+        if tip.height <= self.decided.height || self.pinned.contains(&tip) || mutant!(PreparedDataDropped) {
+            return;
+        }
+        if self.pinned.len() >= MAX_PINNED {
+            self.pinned.pop_front();
+        }
+        self.pinned.push_back(tip);
     }
 
     /// The newest vertex that is held with all its ancestors.
@@ -184,7 +221,7 @@ impl Lane {
         let mut tip = wanted.tip;
         let mut path = Vec::new();
         while tip.height > self.decided.height {
-            let candidates = wanted.candidates.get(&tip.height).into_iter().flatten();
+            let candidates = [&wanted.candidates, &self.beside].into_iter().filter_map(|held| held.get(&tip.height)).flatten();
             let Some(vertex) = candidates.chain(self.at(tip.height)).find(|vertex| vertex.id() == tip.id) else { break };
             path.push(Arc::clone(vertex));
             tip = Tip { height: Height(tip.height.0 - 1), id: vertex.header().parent };
@@ -201,12 +238,26 @@ impl Lane {
     fn reach_wanted(&mut self) -> Vec<Arc<CheckedVertex>> {
         let Some((mut path, _)) = self.path().filter(|(_, bottom)| *bottom == self.decided) else { return Vec::new() };
         path.reverse();
-        let held: Vec<Hash> = self.chain.iter().map(|vertex| vertex.id()).collect();
-        self.chain = path.iter().cloned().collect();
+        let before = std::mem::replace(&mut self.chain, path.iter().cloned().collect());
+        let kept = self.beside.values().flatten().map(|vertex| vertex.id());
+        let held: Vec<Hash> = before.iter().map(|vertex| vertex.id()).chain(kept).collect();
+        self.keep_pinned(before);
         self.waiting.clear();
         self.wanted = None;
         path.retain(|vertex| !held.contains(&vertex.id()));
         path
+    }
+
+    /// Of a chain that another one took the place of, keeps what leads to a pinned tip.
+    fn keep_pinned(&mut self, chain: VecDeque<Arc<CheckedVertex>>) {
+        let highest = self.pinned.iter().filter(|tip| chain.iter().any(|vertex| vertex.tip() == **tip)).map(|tip| tip.height).max();
+        let Some(highest) = highest else { return };
+        for vertex in chain.into_iter().filter(|vertex| vertex.header().height <= highest && !self.holds(vertex.tip())).collect::<Vec<_>>() {
+            let slot = self.beside.entry(vertex.header().height).or_default();
+            if slot.len() < MAX_PINNED && slot.iter().all(|known| known.id() != vertex.id()) {
+                slot.push(vertex);
+            }
+        }
     }
 
     /// The heights (above, up to) where a wanted tip forks off from what is held.
@@ -235,9 +286,11 @@ impl Lane {
 
     /// Decides everything up to `tip`, which must be held.
     pub(super) fn decide(&mut self, tip: Tip) {
-        while self.chain.front().is_some_and(|v| v.header().height <= tip.height) {
-            self.chain.pop_front();
+        while let Some(vertex) = self.chain.pop_front_if(|v| v.header().height <= tip.height) {
+            self.last_decided = Some(vertex);
         }
+        self.pinned.retain(|pinned| pinned.height > tip.height);
+        self.beside.retain(|height, _| *height > tip.height && !self.pinned.is_empty());
         self.decided = tip;
         self.waiting.retain(|height, _| *height > tip.height);
         if self.wanted.as_ref().is_some_and(|wanted| wanted.tip.height <= tip.height) {
@@ -272,7 +325,7 @@ mod tests {
     fn after(previous: Tip, branch: u64) -> Arc<CheckedVertex> {
         let signer = Nobody(PublicKey(Box::new([0; PublicKey::SIZE])));
         let domain = Domain { chain_id: Hash::ZERO, epoch: Epoch(0) };
-        Arc::new(CheckedVertex::seal(&domain, &signer, NodeId(0), previous, Vec::new(), branch, Vec::new()))
+        Arc::new(CheckedVertex::seal(&domain, &signer, NodeId(0), previous, Vec::new(), branch, Vec::new(), Vec::new()))
     }
 
     fn chain(from: Tip, branch: u64, count: usize) -> Vec<Arc<CheckedVertex>> {

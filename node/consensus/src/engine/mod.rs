@@ -39,7 +39,7 @@ mod view_change;
 use crate::{
     checkpoint::{Checkpoint, CheckpointCertificate},
     crypto::{Signer, Verifier},
-    decision::{Certificate, Proposal, Record, Vote},
+    decision::{Proposal, Record, Vote},
     domain::Domain,
     evidence::{Evidence, Offence},
     genesis::Genesis,
@@ -387,6 +387,8 @@ pub struct Engine {
     /// The newest executed sequence of the epoch that this node can prove, its chain hash and the proof (none at the
     /// opening). Only from here on does it vote.
     certified: (Sequence, Hash, Option<Proof>),
+    /// The newest chain hashes, oldest first.
+    hashes: VecDeque<(Sequence, Hash)>,
     recent: RecentIds,
 
     // ---- the view
@@ -396,7 +398,6 @@ pub struct Engine {
     choice: Option<Choice>,
     view_change: Option<Arc<ViewChange>>,
     new_view: Option<Arc<NewView>>,
-    /// A valid one that waits until this node has executed what it begins after.
     election: Election,
 
     // ---- the sequence after the executed one, and the one after that
@@ -411,6 +412,8 @@ pub struct Engine {
     pool_bytes: usize,
     items: VecDeque<Item>,
     last_sealed: Option<Duration>,
+    /// An epoch has begun: one vertex, empty if need be, proves that it works.
+    seal_empty: bool,
     acknowledged: Vec<Tip>,
 
     // ---- others
@@ -449,6 +452,7 @@ impl Engine {
             mark: recovered.mark,
             written_mark: recovered.mark,
             certified: (opening.sequence, opening.chain_hash, None),
+            hashes: VecDeque::new(),
             recent: RecentIds::default(),
             view: View(0),
             active: true,
@@ -464,6 +468,7 @@ impl Engine {
             pool_bytes: 0,
             items: VecDeque::new(),
             last_sealed: None,
+            seal_empty: false,
             acknowledged: Vec::new(),
             peers: (0..n).map(|_| Peer::new(n)).collect(),
             reported: BTreeMap::new(),

@@ -6,6 +6,7 @@
 use crate::{
     hash::Hash,
     ids::Sequence,
+    mutants::mutant,
     payload::{Outcome, Payload, VALIDITY_WINDOW_MS},
 };
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +26,7 @@ impl RecentIds {
         if time_ms > valid_until {
             return Outcome::Expired;
         }
-        if let Some(executed_at) = self.executed.get(&short(id)) {
+        if let Some(executed_at) = self.executed.get(&short(id)).filter(|_| !mutant!(PayloadTwice)) {
             return Outcome::Duplicate { executed_at: *executed_at };
         }
         if valid_until > time_ms.saturating_add(VALIDITY_WINDOW_MS) {

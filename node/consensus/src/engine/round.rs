@@ -1,10 +1,10 @@
-//! The votes of one sequence, as one node sees them: at most one for each member and phase.
+//! The votes of one sequence in one view, as one node sees them: at most one for each member and phase.
 
 use crate::{
     crypto::Signature,
     decision::{Certificate, Phase, Proposal, Vote},
     hash::Hash,
-    ids::{NodeId, Sequence, View},
+    ids::{Epoch, NodeId, Sequence, View},
 };
 use std::collections::BTreeMap;
 
@@ -14,6 +14,8 @@ pub(super) struct Proposed {
     pub(super) proposal: Proposal,
     pub(super) digest: Hash,
     pub(super) vote: Vote,
+    /// This node's clock when it came, Unix milliseconds.
+    pub(super) arrived_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -79,9 +81,26 @@ impl Round {
         Some(digest)
     }
 
+    /// How many votes are held.
+    pub(super) fn len(&self) -> usize {
+        self.prepares.len() + self.commits.len()
+    }
+
+    /// What a member voted, as it was signed. A leader's PREPARE is its PRE-PREPARE.
+    pub(super) fn votes_of(&self, voter: NodeId, leader: NodeId) -> impl Iterator<Item = (Phase, Hash, Signature)> + '_ {
+        let first = if voter == leader { Phase::PrePrepare } else { Phase::Prepare };
+        let held = [(first, &self.prepares), (Phase::Commit, &self.commits)];
+        held.into_iter().filter_map(move |(phase, votes)| {
+            let (digest, signature) = votes.get(&voter)?;
+            Some((phase, *digest, signature.clone()))
+        })
+    }
+
     /// The certificate of a quorum for `digest`, the leader's vote included where the phase needs it.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a certificate, each once")]
     pub(super) fn certificate(
         &self,
+        epoch: Epoch,
         phase: Phase,
         view: View,
         sequence: Sequence,
@@ -101,6 +120,6 @@ impl Round {
             .map(|(voter, (_, signature))| (*voter, signature.clone()))
             .collect();
         votes.sort_by_key(|(voter, _)| *voter);
-        (votes.len() == quorum).then_some(Certificate { phase, view, sequence, digest, votes })
+        (votes.len() == quorum).then_some(Certificate { epoch, phase, view, sequence, digest, votes })
     }
 }

@@ -1,0 +1,95 @@
+//! The end of an epoch and the beginning of the next.
+//!
+//! The first valid RECONFIG that a sequence executes ends the epoch there: nobody votes for the next sequence in it. The
+//! forced checkpoint of that sequence, signed by a quorum of the old members, opens the next epoch at view 0. Undecided
+//! vertices count in their own epoch only; their authors seal what was in them anew.
+
+use super::{
+    CatchUp, Engine, Lane, Now, Pooled, Round, Write,
+    peer::Peer,
+    standing::{self, Mark, Standing},
+};
+use crate::{
+    ids::View,
+    mutants::mutant,
+    vertex::Item,
+    view::Opening,
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+impl Engine {
+    /// Opens the next epoch once its certificate is here. Says whether it did.
+    pub(super) fn open_epoch(&mut self, now: Now) -> bool {
+        let Some(next) = self.successor.clone() else { return false };
+        let ends = |certificate: &&Arc<crate::CheckpointCertificate>| {
+            let state = &certificate.state;
+            (state.epoch, state.sequence, state.successor) == (self.validators.epoch, self.state.sequence, Some(next.hash()))
+        };
+        let Some(certificate) = self.checkpoints.stable.as_ref().filter(ends).cloned() else { return false };
+        self.take_back_undecided(now);
+        let old = std::mem::replace(&mut self.validators, Arc::clone(&next));
+        let state = self.state.opened(&old, &next);
+        let old_own = self.own.take();
+        let n = next.members.len();
+        self.opening = Opening { sequence: state.sequence, chain_hash: state.chain_hash };
+        self.certified = (state.sequence, state.chain_hash, None);
+        self.state = state;
+        self.previous = Some(old);
+        self.successor = None;
+        self.opened_by = Some(Arc::clone(&certificate));
+        self.own = standing::own_key(&next, &self.signers);
+        if mutant!(LearnerVotes) && self.own.is_none() {
+            self.own.clone_from(&old_own);
+        }
+        match (&old_own, &self.own) {
+            // Somebody who joins has never voted with this key; unless its volume is an older copy.
+            (None, Some(_)) => self.standing = Standing::Checking(BTreeSet::new()),
+            // A new key has nothing to remember.
+            (Some((_, old)), Some((_, new))) if old.public_key() != new.public_key() => self.standing = Standing::Sound,
+            _ => {}
+        }
+        self.lanes = self.state.tips.iter().map(|tip| Lane::new(*tip)).collect();
+        self.peers = (0..n).map(|_| Peer::new(n)).collect();
+        self.catch_up = CatchUp::new(n);
+        self.checkpoints.restart(n);
+        self.view = View(0);
+        self.active = true;
+        self.choice = None;
+        self.view_change = None;
+        self.new_view = None;
+        self.prepared = None;
+        self.round = Round::default();
+        self.next_round = Round::default();
+        self.round_since = now.at;
+        self.acknowledged.clear();
+        let timeout = self.draw_timeout(0);
+        self.election.restart(now.at, self.state.sequence, timeout);
+        let own_tip = self.own_position().and_then(|position| self.state.tips.get(position)).copied().unwrap_or_default();
+        self.mark = Mark { epoch: next.epoch, height: own_tip.height, checkpoint: self.state.sequence, ..Mark::default() };
+        // Every epoch proves at once that it works.
+        self.seal_empty = self.own.is_some();
+        self.last_sealed = None;
+        self.status_due = true;
+        self.persist(Write::Epoch { certificate, validators: Arc::clone(&next), state: Box::new(self.state.clone()) });
+        self.turn.opened = Some(next);
+        self.begin_standing();
+        true
+    }
+
+    /// What this node sealed and nobody decided goes back to where it came from.
+    fn take_back_undecided(&mut self, now: Now) {
+        let Some(lane) = self.own_position().and_then(|position| self.lanes.get(position)) else { return };
+        let vertices: Vec<_> = lane.above(lane.decided().height).cloned().collect();
+        for vertex in vertices.iter().rev() {
+            for payload in vertex.vertex().payloads.iter().rev() {
+                self.pool_bytes += payload.encoded_len();
+                self.pool.push_front(Pooled { payload: payload.clone(), since: now.at });
+            }
+        }
+        let items: Vec<Item> = vertices.into_iter().flat_map(|vertex| vertex.vertex().items.clone()).collect();
+        for item in items.into_iter().filter(|item| matches!(item, Item::Evidence(_))) {
+            self.take_item(item);
+        }
+        self.items.retain(|item| matches!(item, Item::Evidence(_)));
+    }
+}
