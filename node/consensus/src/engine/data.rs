@@ -98,7 +98,10 @@ impl Engine {
             return;
         }
         let Some(lane) = self.position(header.author).and_then(|position| self.lanes.get(position)) else {
-            return if fetched { () } else { self.violation(from, ViolationKind::Malformed) };
+            if !fetched {
+                self.violation(from, ViolationKind::Malformed);
+            }
+            return;
         };
         // What cannot be taken is not worth checking; a fork is, because it is evidence.
         let held = lane.holds(Tip { height: header.height, id: header.id(&self.domain()) });

@@ -61,7 +61,7 @@ impl Election {
     }
 
     pub(super) fn executed(&mut self, sequence: Sequence) {
-        if sequence.0.saturating_sub(self.entered_at.0) % CALM == 0 {
+        if sequence.0.saturating_sub(self.entered_at.0).is_multiple_of(CALM) {
             self.failures = self.failures.saturating_sub(1);
         }
     }

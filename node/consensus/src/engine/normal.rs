@@ -230,7 +230,7 @@ impl Engine {
                 return Verdict::Refuse;
             }
             advances = true;
-            missing |= !lane.holds(*tip) && !mutant!(DataNotHeld) && !(out_of_reach && mutant!(TipNotDescending));
+            missing |= !lane.holds(*tip);
         }
         if !advances {
             return Verdict::Refuse;
@@ -241,6 +241,9 @@ impl Engine {
         }
         // A clock that was set back does not stop the chain: the previous time is always allowed.
         let early = is_fresh && proposal.time_ms > now.wall_ms + MAX_AHEAD_MS && proposal.time_ms != self.state.time_ms;
+        if mutant!(DataNotHeld) || mutant!(TipNotDescending) {
+            missing = false;
+        }
         if missing || early { Verdict::Wait } else { Verdict::Vote }
     }
 

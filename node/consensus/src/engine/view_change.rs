@@ -78,7 +78,7 @@ impl Engine {
         let will_lead = Some(self.validators.leader(head.view)) == self.own_id();
         let Some(peer) = self.peers.get_mut(position) else { return };
         peer.signed_view = Some((head.clone(), change.signature.clone()));
-        peer.view_change = will_lead.then(|| (change, None));
+        peer.view_change = will_lead.then_some((change, None));
     }
 
     /// A VIEW-CHANGE that does not show what its node committed before is evidence.
