@@ -206,7 +206,6 @@ impl ChainState {
         if outcomes.is_empty() {
             return;
         }
-        let outcomes: Vec<Outcome> = outcomes.to_vec();
         self.outcomes = TaggedHasher::new("creto outcomes v1").with(&self.outcomes).with(&vertex.id()).with(&outcomes).finish();
     }
 

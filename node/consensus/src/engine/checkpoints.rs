@@ -7,6 +7,7 @@ use crate::{
     ids::{NodeId, Sequence},
     message::Message,
     mutants::mutant,
+    view::Proof,
 };
 use std::sync::Arc;
 
@@ -155,6 +156,9 @@ impl Engine {
         }
         if self.checkpoints.ahead.as_ref().is_some_and(|ahead| ahead.state.sequence <= sequence) {
             self.checkpoints.ahead = None;
+        }
+        if sequence > self.certified.0 {
+            self.prove(sequence, certificate.state.chain_hash, Proof::Checkpoint(certificate.as_ref().clone()));
         }
         self.checkpoints.stable = Some(Arc::clone(&certificate));
         self.persist(Write::Stable(certificate));

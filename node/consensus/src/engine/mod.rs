@@ -489,7 +489,10 @@ impl Engine {
             own,
             state,
         };
-        if let Some((sequence, chain_hash, proof)) = certified {
+        let stable = engine.checkpoints.stable.clone().filter(|stable| stable.state.epoch == engine.validators.epoch);
+        let stable = stable.map(|stable| (stable.state.sequence, stable.state.chain_hash, Proof::Checkpoint(stable.as_ref().clone())));
+        let proven = [certified, stable].into_iter().flatten().filter(|(sequence, ..)| *sequence > engine.opening.sequence);
+        if let Some((sequence, chain_hash, proof)) = proven.max_by_key(|(sequence, ..)| *sequence) {
             engine.certified = (sequence, chain_hash, Some(proof));
         }
         for (id, valid_until, sequence) in recovered.recent {

@@ -160,13 +160,12 @@ impl Engine {
             new_view.verify(self.chain_id, &self.validators, self.opening, &*self.verifier)
         };
         let Some(choice) = choice else { return self.violation(from, ViolationKind::Malformed) };
+        for (head, signature) in &new_view.heads {
+            self.look_for_concealment(head, signature);
+        }
         if new_view.view > self.view {
             // Its heads prove that a quorum entered it.
             self.enter_view(now, new_view.view);
-        }
-        let heads = new_view.heads.clone();
-        for (head, signature) in &heads {
-            self.look_for_concealment(head, signature);
         }
         self.activate(now, new_view, choice);
     }
