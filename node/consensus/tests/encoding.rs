@@ -8,11 +8,11 @@ mod common;
 use borsh::{BorshDeserialize, BorshSerialize};
 use common::{Check, Key, checkpoint, hash, payload, signed_head, vote_by};
 use cretoai_consensus::{
-    Ballot, Certificate, CertificateError, ChainState, Change, Checkpoint, CheckpointCertificate, CheckpointState, CheckedVertex, Domain,
-    Epoch, Evidence, FaultModel, Genesis, Hash, Height, Item, Link, MAX_ITEMS, MAX_PAYLOAD_DATA, Message, NewView, NodeId, Offence, OffenceKind, Outcome, Parameters,
-    Payload, Phase, Prepared, Proof, Proposal, Ready, Recalled, Reconfig, Record, Sequence, SignedGenesis, SignedHeader,
-    SignedReconfig, Signer, Status, Tip, Validators, Vertex, VertexError, View, ViewChange, ViewChangeHead, Vote, decode, encode,
-    engine::Mark,
+    Ballot, Certificate, CertificateError, ChainState, Change, CheckedVertex, Checkpoint, CheckpointCertificate, CheckpointState, Domain,
+    Epoch, Evidence, FaultModel, Genesis, Hash, Height, Item, Link, MAX_ITEMS, MAX_PAYLOAD_DATA, Message, NewView, NodeId, Offence,
+    OffenceKind, Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Ready, Recalled, Reconfig, Record, Sequence,
+    SignedGenesis, SignedHeader, SignedReconfig, Signer, Status, Tip, Validators, Vertex, VertexError, View, ViewChange, ViewChangeHead,
+    Vote, decode, encode, engine::Mark,
 };
 use proptest::prelude::*;
 use std::{fmt::Debug, sync::Arc};
@@ -256,7 +256,8 @@ fn every_object_has_one_strict_encoding() {
     is_strict(&ViewChange { proof: None, prepared: None, ..view_change() });
     is_strict(&prepared());
     is_strict(&Recalled::default());
-    for kind in [OffenceKind::Fork(Height(7)), OffenceKind::Votes(true, View(1), Sequence(2)), OffenceKind::Concealed(View(1), Sequence(2))] {
+    for kind in [OffenceKind::Fork(Height(7)), OffenceKind::Votes(true, View(1), Sequence(2)), OffenceKind::Concealed(View(1), Sequence(2))]
+    {
         is_strict(&Offence { epoch: Epoch(1), accused: NodeId(2), kind });
     }
     let vote = Some((View(3), Sequence(9), Phase::PrePrepare));

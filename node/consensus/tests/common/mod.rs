@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "no test binary needs all of it")]
 
 use cretoai_consensus::{
-    Ballot, Certificate, Checkpoint, CheckpointCertificate, CheckpointState, CheckedVertex, Domain, Epoch, FaultModel, Genesis,
+    Ballot, Certificate, CheckedVertex, Checkpoint, CheckpointCertificate, CheckpointState, Domain, Epoch, FaultModel, Genesis,
     GenesisMember, Hash, Height, Item, NodeId, Parameters, Payload, Phase, PublicKey, Sequence, Signature, Signer, Tip, Validators,
     Verifier, View, ViewChangeHead, Vote,
 };
@@ -115,7 +115,15 @@ pub fn ballot(epoch: u64, phase: Phase, view: u64, sequence: u64, digest: Hash, 
 }
 
 /// A certificate of epoch 0 with the signatures of `voters`, whether they make a quorum or not.
-pub fn certificate(chain_id: Hash, validators: &Validators, phase: Phase, view: u64, sequence: u64, digest: Hash, voters: &[u32]) -> Certificate {
+pub fn certificate(
+    chain_id: Hash,
+    validators: &Validators,
+    phase: Phase,
+    view: u64,
+    sequence: u64,
+    digest: Hash,
+    voters: &[u32],
+) -> Certificate {
     let mut certificate =
         Certificate { epoch: validators.epoch, phase, view: View(view), sequence: Sequence(sequence), digest, votes: Vec::new() };
     let leader = validators.leader(View(view));
