@@ -29,7 +29,7 @@ pub enum Item {
 
 /// The hash of a vertex's system items.
 fn items_root(items: &[Item]) -> Hash {
-    if items.is_empty() { Hash::ZERO } else { TaggedHasher::new("creto items v1").with(&items.to_vec()).finish() }
+    if items.is_empty() { Hash::ZERO } else { TaggedHasher::new("creto items v1").with(&items).finish() }
 }
 
 fn payload_ids(payloads: &[Payload], domain: &Domain) -> Vec<Hash> {

@@ -77,10 +77,7 @@ impl Engine {
         self.successor.clone_from(&judged.successor);
         self.note_chain_hash(sequence, chain_hash);
         if let Some(proof) = &proof {
-            self.certified = (sequence, chain_hash, Some(proof.clone()));
-            if self.prepared.as_ref().is_some_and(|prepared| prepared.certificate.sequence <= sequence) {
-                self.prepared = None;
-            }
+            self.prove(sequence, chain_hash, proof.clone());
             // A decision of this view shows that it has begun.
             if matches!(proof, Proof::Commit(certificate) if certificate.view == self.view) && !self.active {
                 self.active = true;
@@ -106,6 +103,14 @@ impl Engine {
         self.persist(Write::Execution(Arc::clone(&execution)));
         self.turn.executions.push(execution);
         self.checkpoint_if_due(now);
+    }
+
+    /// This node can prove what it executed up to here: what it prepared below is decided.
+    pub(super) fn prove(&mut self, sequence: Sequence, chain_hash: Hash, proof: Proof) {
+        self.certified = (sequence, chain_hash, Some(proof));
+        if self.prepared.as_ref().is_some_and(|prepared| prepared.certificate.sequence <= sequence) {
+            self.prepared = None;
+        }
     }
 
     fn note_chain_hash(&mut self, sequence: Sequence, chain_hash: Hash) {

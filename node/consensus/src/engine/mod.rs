@@ -264,6 +264,8 @@ pub enum Write {
     Stable(Arc<CheckpointCertificate>),
     /// A decision. Needs no fsync of its own: a quorum holds its certificate durably.
     Execution(Arc<Execution>),
+    /// What proves an executed sequence, learnt after its execution was written. Before this node votes on top of it.
+    Proof(Sequence, Proof),
     /// The next epoch begins. Its views, votes and undecided vertices start afresh.
     Epoch {
         /// What opens it: the forced checkpoint of the old epoch's last sequence.
@@ -489,9 +491,13 @@ impl Engine {
             own,
             state,
         };
-        if let Some((sequence, chain_hash, proof)) = certified {
+        let stable = engine.checkpoints.stable.clone().filter(|stable| stable.state.epoch == engine.validators.epoch);
+        let stable = stable.map(|stable| (stable.state.sequence, stable.state.chain_hash, Proof::Checkpoint(stable.as_ref().clone())));
+        let proven = [certified, stable].into_iter().flatten().filter(|(sequence, ..)| *sequence > engine.opening.sequence);
+        if let Some((sequence, chain_hash, proof)) = proven.max_by_key(|(sequence, ..)| *sequence) {
             engine.certified = (sequence, chain_hash, Some(proof));
         }
+        engine.count_own_checkpoint();
         for (id, valid_until, sequence) in recovered.recent {
             engine.recent.remember(id, valid_until, sequence);
         }

@@ -21,11 +21,14 @@ impl Engine {
     /// Sends Status to everyone when it is time, and at once when others wait for what changed in it.
     pub(super) fn heartbeat(&mut self, now: Now) {
         let due = self.last_status.is_none_or(|last| now.at.saturating_sub(last) >= self.timing.status);
-        if self.own.is_none() || (!due && !self.status_due) {
+        if !due && !self.status_due {
             return;
         }
         self.last_status = Some(now.at);
         self.status_due = false;
+        if self.own.is_none() {
+            return;
+        }
         let status = Status {
             epoch: self.validators.epoch,
             view: self.view,
