@@ -35,7 +35,22 @@ impl Checkpoints {
     }
 
     pub(super) fn newest_of(&self, node: NodeId) -> Option<Checkpoint> {
-        self.collected.iter().flatten().find(|checkpoint| checkpoint.node == node).cloned()
+        let own_word = self.collected.iter().flatten().find(|checkpoint| checkpoint.node == node).cloned();
+        own_word.or_else(|| {
+            let stable = self.stable.as_ref()?;
+            let (_, signature) = stable.signatures.iter().find(|(id, _)| *id == node)?;
+            Some(Checkpoint { state: stable.state.clone(), node, signature: signature.clone() })
+        })
+    }
+
+    /// A certificate of a sequence above the executed one is here.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// What came before its sequence was executed may be of use now.
+    pub(super) fn executed(&mut self) {
+        self.changed = true;
     }
 
     /// Begins an epoch: what the old one's members signed counts no more.
@@ -52,7 +67,7 @@ impl Engine {
     }
 
     /// The state after the executed sequence, as it is signed.
-    fn checkpoint_state(&self) -> CheckpointState {
+    pub(super) fn checkpoint_state(&self) -> CheckpointState {
         CheckpointState {
             epoch: self.validators.epoch,
             sequence: self.state.sequence,
@@ -72,9 +87,11 @@ impl Engine {
             return;
         }
         let regular = sequence.0.is_multiple_of(self.validators.parameters.checkpoint_interval) || self.successor.is_some();
-        let waits = self.lanes.iter().any(|lane| lane.undecided() > 0) || self.round.proposed.is_some();
-        let idle = !waits && now.at.saturating_sub(self.last_executed) >= self.timing.idle;
-        if !regular && !idle {
+        // Also while work waits: what it waits for may be this checkpoint.
+        let pause = now.at.saturating_sub(self.last_executed) >= self.timing.idle;
+        // All get exactly to the end of the window, whatever it began at.
+        let full = sequence.next().0 > self.stable_or_opening().0.saturating_add(self.validators.parameters.window);
+        if !regular && !pause && !full {
             return;
         }
         let Some((own, signer)) = self.own.clone() else { return };
@@ -84,11 +101,17 @@ impl Engine {
         self.mark.checkpoint = sequence;
         self.persist(Write::Checkpoint(checkpoint.clone()));
         self.checkpoints.own = Some(checkpoint.clone());
-        if let Some(slot) = self.position(own).and_then(|position| self.checkpoints.collected.get_mut(position)) {
-            *slot = Some(checkpoint.clone());
-        }
-        self.checkpoints.changed = true;
+        self.count_own_checkpoint();
         self.send(Recipient::All, Message::Checkpoint(checkpoint));
+    }
+
+    /// This node's own word counts like the others', also after a restart.
+    pub(super) fn count_own_checkpoint(&mut self) {
+        let Some(own) = self.checkpoints.own.clone().filter(|own| own.state.epoch == self.validators.epoch) else { return };
+        if let Some(slot) = self.position(own.node).and_then(|position| self.checkpoints.collected.get_mut(position)) {
+            *slot = Some(own);
+            self.checkpoints.changed = true;
+        }
     }
 
     /// What a restart, or a pause, left unsigned. Says whether something was signed.
@@ -144,12 +167,21 @@ impl Engine {
             return false;
         }
         let Some(certificate) = self.certificate_above_stable() else {
-            self.checkpoints.changed = self.checkpoints.ahead.is_some();
+            self.checkpoints.changed = false;
             return false;
         };
         let sequence = certificate.state.sequence;
         let known = self.known_chain_hash(sequence).is_none_or(|hash| hash == certificate.state.chain_hash);
-        let same = sequence != self.state.sequence || certificate.state == self.checkpoint_state();
+        let own = self
+            .checkpoints
+            .own
+            .as_ref()
+            .map(|own| &own.state)
+            .filter(|own| own.sequence == sequence && own.epoch == self.validators.epoch);
+        let same = match own {
+            Some(own) => *own == certificate.state,
+            None => sequence != self.state.sequence || certificate.state == self.checkpoint_state(),
+        };
         if !known || !same {
             self.turn.diverged = Some(format!("a quorum certified another state at sequence {sequence} than this node has"));
             return false;
