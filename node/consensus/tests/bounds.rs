@@ -286,6 +286,7 @@ fn status(target: &Target, view: View, want: View) -> Status {
         view,
         active: false,
         want,
+        signs: true,
         executed: Sequence(0),
         chain_hash: target.chain_id,
         stable: Sequence(0),

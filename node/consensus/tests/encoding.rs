@@ -8,11 +8,11 @@ mod common;
 use borsh::{BorshDeserialize, BorshSerialize};
 use common::{Check, Key, checkpoint, hash, payload, signed_head, vote_by};
 use cretoai_consensus::{
-    Ballot, Certificate, CertificateError, ChainState, Change, CheckedVertex, Checkpoint, CheckpointCertificate, CheckpointState, Domain,
-    Epoch, Evidence, FaultModel, Genesis, Hash, Height, Item, Link, MAX_ITEMS, MAX_PAYLOAD_DATA, Message, NewView, NodeId, Offence,
-    OffenceKind, Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Ready, Recalled, Reconfig, Record, Sequence,
-    SignedGenesis, SignedHeader, SignedReconfig, Signer, Status, Tip, Validators, Vertex, VertexError, View, ViewChange, ViewChangeHead,
-    Vote, decode, encode, engine::Mark,
+    Ballot, Certificate, CertificateError, ChainState, Change, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Epoch,
+    Evidence, FaultModel, Genesis, Hash, Height, Item, Link, MAX_ITEMS, MAX_PAYLOAD_DATA, Message, NewView, NodeId, Offence, OffenceKind,
+    Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Ready, Recalled, Reconfig, Record, Sequence, SignedGenesis,
+    SignedHeader, SignedReconfig, Signer, Status, Tip, Validators, Vertex, VertexError, View, ViewChange, ViewChangeHead, Vote, decode,
+    encode, engine::Mark,
 };
 use proptest::prelude::*;
 use std::{fmt::Debug, sync::Arc};
@@ -182,6 +182,7 @@ fn messages() -> Vec<Message> {
         view: View(1),
         active: true,
         want: View(2),
+        signs: true,
         executed: Sequence(8),
         chain_hash: hash("prev"),
         stable: Sequence(0),
@@ -190,6 +191,7 @@ fn messages() -> Vec<Message> {
         clock_ms: 5,
     };
     let recalled = Recalled {
+        epoch: Epoch(0),
         view_change: Some(signed_head(domain().chain_id, head(2))),
         votes: vec![vote(Phase::Prepare, 2, digest()), vote(Phase::Commit, 2, digest())],
         checkpoint: Some(checkpoint(domain().chain_id, &state(), 2)),

@@ -128,6 +128,9 @@ fn an_order_is_for_one_epoch_and_ends_with_its_time() {
     let order = &orders(&chain)[1];
     let at = |time_ms| order.apply(chain.id, &chain.validators, &chain.state, time_ms, &Check).map(|_| ());
     assert_eq!((at(TIME + 60_000), at(TIME + 60_001)), (Ok(()), Err(Void::Late)));
+    assert_eq!((at(TIME), at(TIME - 1)), (Ok(()), Err(Void::Late)), "valid for a minute at most");
+    let for_ever = chain.sign(Reconfig { valid_until_ms: u64::MAX, ..order.reconfig.clone() }, None, None);
+    assert_eq!(chain.void(&for_ever), Void::Late);
     for epoch in [1, u64::MAX] {
         let other = chain.sign(Reconfig { epoch: Epoch(epoch), ..order.reconfig.clone() }, None, None);
         assert_eq!(chain.void(&other), Void::Late, "epoch {epoch}");
@@ -182,9 +185,9 @@ fn a_new_key_agrees_to_one_change_of_one_epoch_only() {
     assert_eq!(stolen(&|r| r.change = in_place_of_another.clone()), Void::Signature);
     assert_eq!(stolen(&|r| r.ready = Some(Ready { sequence: Sequence(0), chain_hash: chain.id })), Void::Signature);
     // The admin alone says until when.
-    let mut longer = chain.sign(Reconfig { valid_until_ms: u64::MAX, ..good.reconfig.clone() }, None, None);
-    longer.new_key.clone_from(&good.new_key);
-    assert!(chain.apply(&longer).is_ok());
+    let mut shorter = chain.sign(Reconfig { valid_until_ms: TIME, ..good.reconfig.clone() }, None, None);
+    shorter.new_key.clone_from(&good.new_key);
+    assert!(chain.apply(&shorter).is_ok());
 }
 
 #[test]

@@ -6,9 +6,9 @@ mod common;
 
 use common::{Check, Key, ballot, forged, genesis, hash, signed_head, tip, vertex, vote_by};
 use cretoai_consensus::{
-    Ballot, ChainState, Change, CheckedVertex, Domain, Epoch, Evidence, FULL_REPUTATION, Genesis, Hash, Height, Item, Judged, NodeId,
-    Offence, OffenceKind, Outcome, Parameters, Phase, Reconfig, Sequence, Signature, SignedHeader, SignedReconfig, Signer, Tip, Validators,
-    View, ViewChangeHead,
+    Ballot, ChainState, Change, CheckedVertex, Domain, Epoch, Evidence, FULL_REPUTATION, Genesis, Hash, Height, Item, Judged, MAX_ITEMS,
+    NodeId, Offence, OffenceKind, Outcome, Parameters, Phase, Reconfig, Sequence, Signature, SignedHeader, SignedReconfig, Signer, Tip,
+    Validators, View, ViewChangeHead,
 };
 use std::sync::Arc;
 
@@ -34,11 +34,19 @@ impl Chain {
         Domain { chain_id: self.id(), epoch: self.validators.epoch }
     }
 
-    /// Executes the next sequence with these items.
+    /// Executes the next sequence with these items, four of each author.
     fn judge(&mut self, items: Vec<Item>) -> Judged {
-        let vertices: Vec<Arc<CheckedVertex>> =
-            items.chunks(4).map(|items| Arc::new(vertex(&self.domain(), 0, &Key::member(0), Tip::default(), 1, items.to_vec()))).collect();
-        self.state.judge_items(self.id(), &self.validators, self.previous.as_ref(), &vertices, &Check)
+        let of = |(author, items): (u32, &[Item])| self.sealed(author, items.to_vec());
+        let vertices: Vec<Arc<CheckedVertex>> = (0..).zip(items.chunks(MAX_ITEMS)).map(of).collect();
+        self.judge_vertices(&vertices)
+    }
+
+    fn sealed(&self, author: u32, items: Vec<Item>) -> Arc<CheckedVertex> {
+        Arc::new(vertex(&self.domain(), author, &Key::member(author), Tip::default(), 1, items))
+    }
+
+    fn judge_vertices(&mut self, vertices: &[Arc<CheckedVertex>]) -> Judged {
+        self.state.judge_items(self.id(), &self.validators, self.previous.as_ref(), vertices, &Check)
     }
 
     /// What of this counts.
@@ -52,7 +60,7 @@ impl Chain {
     fn reconfigure(&mut self, change: Change, keys: &[&Key]) {
         let ready =
             self.state.known.back().map(|(sequence, chain_hash)| cretoai_consensus::Ready { sequence: *sequence, chain_hash: *chain_hash });
-        let reconfig = Reconfig { epoch: self.validators.epoch, valid_until_ms: u64::MAX, change, ready };
+        let reconfig = Reconfig { epoch: self.validators.epoch, valid_until_ms: self.state.time_ms + 60_000, change, ready };
         let (message, possession) = (reconfig.signing_message(self.id()), reconfig.possession_message(self.id()));
         let order = SignedReconfig {
             admin: Key::admin().sign(&message),
@@ -299,6 +307,25 @@ fn evidence_of_any_epoch_number_is_judged_without_overflow() {
     }
 }
 
+#[test]
+fn of_each_author_four_items_of_a_sequence_are_judged() {
+    let mut chain = Chain::of(4);
+    let items = |chain: &Chain, numbers: std::ops::Range<u64>| -> Vec<Item> {
+        numbers.map(|number| Item::Evidence(Box::new(chain.offence(0, 2, number)))).collect()
+    };
+    // Bad ones count against their author, too, and good ones of another author still count.
+    let bad = vec![Item::Evidence(Box::new(chain.offence(9, 2, 1))); 3];
+    let vertices = [chain.sealed(0, bad), chain.sealed(0, items(&chain, 0..3)), chain.sealed(1, items(&chain, 2..4))];
+    let counted = chain.judge_vertices(&vertices).counted;
+    let numbers: Vec<u64> = counted
+        .iter()
+        .filter_map(|(offence, _)| if let OffenceKind::Votes(_, _, sequence) = offence.kind { Some(sequence.0) } else { None })
+        .collect();
+    assert_eq!(numbers, [0, 2, 3]);
+    let again = [chain.sealed(0, items(&chain, 1..3))];
+    assert_eq!(chain.judge_vertices(&again).counted.len(), 1, "what was void is judged when it is sealed again");
+}
+
 // ---- epochs and keys
 
 #[test]
@@ -446,6 +473,20 @@ fn one_failed_view_is_not_enough() {
 }
 
 #[test]
+fn in_one_rotation_of_eight_only_the_banned_are_skipped() {
+    let mut chain = Chain::of(4);
+    chain.violate(0, 8);
+    let mut unbanned = Chain::of(4);
+    for view in 8..64 {
+        chain.led(&[view]);
+        chain.state.leaders.succeeded = vec![None; 4];
+        unbanned.state.leaders = chain.state.leaders.clone();
+        let forgiving = view / 4 % 8 == 7;
+        assert_eq!((chain.skipped(), unbanned.skipped().is_empty()), (vec![0], forgiving), "view {view}");
+    }
+}
+
+#[test]
 fn at_most_f_are_skipped_the_banned_first_then_the_most_recent() {
     let mut chain = Chain::of(7);
     chain.led(&[20]);
@@ -558,7 +599,7 @@ fn the_first_valid_order_of_a_sequence_ends_the_epoch_and_the_rest_of_it_is_stil
     let mut chain = Chain::of(4);
     let order = |term_ms: u64, admin: &Key| {
         let change = Change::SetParameters(Parameters { term_ms, ..Parameters::default() });
-        let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: u64::MAX, change, ready: None };
+        let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: chain.state.time_ms + 60_000, change, ready: None };
         let admin = admin.sign(&reconfig.signing_message(chain.id()));
         Item::Reconfig(Box::new(SignedReconfig { reconfig, admin, new_key: None, old_key: None }))
     };
