@@ -1,6 +1,6 @@
 # The few verbs that a person types; each is a script that says what it does, and each may be run again.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test e2e bench build images lint fmt crds audit tools
+.PHONY: help demo demo-down test e2e bench fuzz build images lint fmt crds audit tools
 
 help: ## this list
 	@printf 'Times are for 2 cores; the first run of anything also compiles RocksDB, AWS-LC and the local Kubernetes once (about 25 min).\n\n'
@@ -21,6 +21,9 @@ e2e: ## only the scenarios on a real Kubernetes; CRETO_KEEP=1 leaves it up (5 mi
 
 bench: ## four nodes on loopback under open load; a table and target/bench/bench.json (4 min)
 	@scripts/bench
+
+fuzz: ## the engine's decoders on any bytes, and engines under the script of a hostile member; MINUTES=2 all together (5 min)
+	@scripts/fuzz
 
 build: ## the three binaries in target/release (1 min; first time 20 min)
 	@scripts/build
