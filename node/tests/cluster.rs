@@ -312,7 +312,7 @@ async fn a_fifth_node_learns_joins_and_votes() {
     let change = Change::Add { name: "node-4".into(), key: key.clone() };
     let (ready, possession) = client.ready(joining.control, &key, Epoch(0), &change).await.unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: now + 60_000, change, ready: Some(ready) };
+    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: now + 40_000, change, ready: Some(ready) };
     let order = SignedReconfig { admin: admin.sign(&reconfig.signing_message(signed.genesis.chain_id())), reconfig, new_key: Some(possession), old_key: None };
     client.reconfigure(all[1].control, &keys[1], &order).await.unwrap();
     all.push(joining);
