@@ -1,0 +1,8 @@
+//! An explicit-state model of the CretoAI consensus protocol.
+
+pub mod mutation;
+pub mod new_view;
+pub mod reduce;
+pub mod steps;
+pub mod view_change;
+pub mod votes;
