@@ -124,3 +124,32 @@ fn product<T: Clone>(options: impl Iterator<Item = Vec<T>>) -> Vec<Vec<T>> {
         taken.iter().flat_map(|taken| next.iter().map(move |one| [taken.as_slice(), std::slice::from_ref(one)].concat())).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutation::Mutation;
+
+    /// Every constellation of `nodes` honest nodes within four views.
+    fn constellations(nodes: usize) -> Vec<Vec<u8>> {
+        let mut all = product(std::iter::repeat_n((0..4).collect(), nodes));
+        all.retain(|views| views.is_sorted());
+        all
+    }
+
+    #[test]
+    fn committees_of_every_size_come_together() {
+        for (members, nodes) in [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5)] {
+            let mut convergence = Convergence::new(Wants::new(members, Mutation::None));
+            assert!(constellations(nodes).iter().all(|views| convergence.is_certain(views)), "{members} validators");
+        }
+    }
+
+    #[test]
+    fn without_following_they_do_not() {
+        for (members, nodes) in [(4, 3), (5, 4), (6, 5), (7, 5)] {
+            let mut convergence = Convergence::new(Wants::new(members, Mutation::NeverFollow));
+            assert!(constellations(nodes).iter().any(|views| !convergence.is_certain(views)), "{members} validators");
+        }
+    }
+}

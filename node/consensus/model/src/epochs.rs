@@ -13,6 +13,7 @@
 
 use crate::mutation::Mutation;
 use crate::reduce::representative;
+use crate::report::Narrate;
 use crate::steps::{self, Values, is_reconfig};
 use crate::votes::{Committee, LEFT, Votes, bits, origin};
 use stateright::{Model, Property};
@@ -62,8 +63,10 @@ pub struct EpochModel {
 #[derive(Clone, Debug)]
 struct Case {
     old: Committee,
-    /// The new set, by the position of its first leader.
+    /// The new committee, by the position of its first leader.
     new: Vec<Committee>,
+    /// Its members, by id.
+    set: &'static [u8],
     /// For each honest member of the new set its index among the honest of the old one, if it was there.
     came_from: Vec<Option<usize>>,
     /// For each position in the old set its position in the new one.
@@ -90,13 +93,13 @@ pub enum Step {
 }
 
 impl EpochModel {
-    /// So many views of either epoch, two sequences of the old one and so many of the new one.
+    /// So many views and sequences of the old epoch, and of the new one.
     #[must_use]
-    pub fn new(change: Change, views: u8, sequences: u8, mutation: Mutation) -> Self {
+    pub fn new(change: Change, old: (u8, u8), new: (u8, u8), mutation: Mutation) -> Self {
         let mut cases = Vec::new();
         for liars in change.liars() {
             for first in [0, 2] {
-                cases.push(Case::new(change, liars, first, views, sequences, mutation));
+                cases.push(Case::new(change, liars, first, old, new, mutation));
             }
         }
         Self { cases, mutation, reduced: true }
@@ -183,13 +186,13 @@ fn reconfig(old: &Committee, of: impl Fn(u8) -> u8) -> Option<(u8, u8)> {
 }
 
 impl Case {
-    fn new(change: Change, liars: &[u8], first: u8, views: u8, sequences: u8, mutation: Mutation) -> Self {
+    fn new(change: Change, liars: &[u8], first: u8, old: (u8, u8), new: (u8, u8), mutation: Mutation) -> Self {
         let set = change.new_set();
-        let positions = |set: &[u8]| -> Vec<u8> { (0..).zip(set).filter(|(_, id)| liars.contains(id)).map(|(position, _)| position).collect() };
-        let old = Committee::new(4, &positions(&OLD), first, views, 2);
+        let positions =
+            |set: &[u8]| -> Vec<u8> { (0..).zip(set).filter(|(_, id)| liars.contains(id)).map(|(position, _)| position).collect() };
+        let old = Committee::new(4, &positions(&OLD), first, old.0, old.1);
         let size = set.len() as u8;
-        let mut new: Vec<Committee> =
-            (0..size).map(|first| Committee::new(size, &positions(set), first, views, sequences)).collect();
+        let mut new: Vec<Committee> = (0..size).map(|first| Committee::new(size, &positions(set), first, new.0, new.1)).collect();
         if mutation == Mutation::OldVotesCount {
             new.iter_mut().for_each(|committee| committee.hostile = liars.len() as u8);
         }
@@ -197,7 +200,7 @@ impl Case {
         let was = honest(&OLD);
         let came_from = honest(set).iter().map(|id| was.iter().position(|old| old == id)).collect();
         let position = OLD.iter().map(|id| set.iter().position(|new| new == id)).collect();
-        Self { old, new, came_from, position }
+        Self { old, new, set, came_from, position }
     }
 }
 
@@ -263,5 +266,18 @@ impl Model for EpochModel {
             properties.push(Property::sometimes("the new epoch decides while a node lags in the old one", Self::decided_past_a_laggard));
         }
         properties
+    }
+}
+
+impl Narrate for EpochModel {
+    fn narrate(&self, state: &State, step: &Step) -> String {
+        let case = self.case(state);
+        let name = |committee: &Committee, set: &[u8], node: usize| set[usize::from(committee.honest[node])];
+        match *step {
+            Step::Old(step) => format!("old epoch: {}", step.describe(&state.old, name(&case.old, &OLD, step.node()))),
+            Step::Seal(node) => format!("{} executes the RECONFIG and signs the checkpoint", name(&case.old, &OLD, usize::from(node))),
+            // Who is honest does not depend on the first leader.
+            Step::New(step) => format!("new epoch: {}", step.describe(&state.new, name(&case.new[0], case.set, step.node()))),
+        }
     }
 }

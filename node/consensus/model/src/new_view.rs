@@ -3,7 +3,8 @@
 //! Rule: a NEW-VIEW carries q valid VIEW-CHANGEs of distinct members, an honest leader's with its own among them. c* is
 //! the highest executed sequence that they report, and the choice for c* + 1 is the digest of the prepared certificate
 //! of the highest view, or "free". A hostile member's VIEW-CHANGE may leave out its certificate or report an older
-//! sequence; it cannot carry a certificate that does not exist.
+//! sequence; it cannot carry a certificate that does not exist. (That a certificate is of a lower view than the
+//! VIEW-CHANGE is not asked for: what is checked here holds without that rule, too.)
 
 use crate::mutation::Mutation;
 use crate::votes::{Committee, Prepared, SEQUENCES, ViewChange, Votes, bits};
@@ -54,7 +55,7 @@ pub fn choices(votes: &Votes, committee: &Committee, view: u8, mutation: Mutatio
     if sent & own != own || sent == 0 {
         return choices;
     }
-    let hostile = if committee.hostile > 0 { hostile_heads(votes, committee, view) } else { Vec::new() };
+    let hostile = if committee.hostile > 0 { hostile_heads(votes, committee) } else { Vec::new() };
     for members in 1..1u8 << committee.honest.len() {
         if members & !sent != 0 || members & own != own {
             continue;
@@ -85,13 +86,13 @@ fn merge(one: (u8, Prepared), other: (u8, Prepared), mutation: Mutation) -> (u8,
 }
 
 /// The heads that a hostile member can sign with certificates that exist.
-fn hostile_heads(votes: &Votes, committee: &Committee, view: u8) -> Vec<(u8, Prepared)> {
+fn hostile_heads(votes: &Votes, committee: &Committee) -> Vec<(u8, Prepared)> {
     let mut heads = Vec::new();
     for executed in 0..=votes.executable(committee).min(committee.sequences - 1) {
         heads.push((executed, Prepared::NONE));
-        for earlier in 0..view {
-            let certified = votes.prepared(committee, earlier, executed + 1);
-            heads.extend(bits(certified).map(|digest| (executed, Prepared::new(earlier, digest))));
+        for certified_in in 0..committee.views {
+            let certified = votes.prepared(committee, certified_in, executed + 1);
+            heads.extend(bits(certified).map(|digest| (executed, Prepared::new(certified_in, digest))));
         }
     }
     heads

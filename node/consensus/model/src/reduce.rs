@@ -68,9 +68,8 @@ fn settle(votes: &mut Votes, committee: &Committee, view: u8, sequence: u8, kind
 }
 
 fn dead(votes: &Votes, committee: &Committee, view: u8) -> bool {
-    let may_accept = |node: usize| {
-        votes.view[node] <= view && (1..=committee.sequences).all(|sequence| votes.prepares(node, view, sequence) == 0)
-    };
+    let may_accept =
+        |node: usize| votes.view[node] <= view && (1..=committee.sequences).all(|sequence| votes.prepares(node, view, sequence) == 0);
     match committee.honest_leader(view) {
         Some(leader) => !may_accept(leader),
         None => !committee.nodes().any(may_accept),

@@ -59,6 +59,22 @@ impl Step {
             Self::Enter { node, .. } | Self::Prepare { node, .. } | Self::Commit { node, .. } | Self::Restart { node } => node as usize,
         }
     }
+
+    /// In words, taken at `votes` by the member that is called `name`.
+    #[must_use]
+    pub fn describe(self, votes: &Votes, name: u8) -> String {
+        let current = votes.view[self.node()];
+        match self {
+            Self::Enter { view, executed, prepared, .. } => {
+                format!("{name} enters view {view} and reports: executed {executed}, prepared {prepared:?}")
+            }
+            Self::Prepare { sequence, digest, .. } => {
+                format!("{name} sends PREPARE for d{digest} at sequence {sequence} in view {current}")
+            }
+            Self::Commit { sequence, digest, .. } => format!("{name} sends COMMIT for d{digest} at sequence {sequence} in view {current}"),
+            Self::Restart { .. } => format!("{name} restarts and is in view 0 again"),
+        }
+    }
 }
 
 /// How digests of one origin differ.
@@ -135,8 +151,8 @@ fn enter(votes: &Votes, committee: &Committee, node: usize, last: u8, mutation: 
             }
             let lock = if executed == votes.executed[node] { votes.lock[node] } else { Prepared::NONE };
             report(lock);
-            for earlier in lock.get().map_or(0, |(view, _)| view + 1)..view {
-                bits(votes.prepared(committee, earlier, executed + 1)).for_each(|digest| report(Prepared::new(earlier, digest)));
+            for certified_in in lock.get().map_or(0, |(view, _)| view + 1)..committee.views {
+                bits(votes.prepared(committee, certified_in, executed + 1)).for_each(|digest| report(Prepared::new(certified_in, digest)));
             }
         }
     }

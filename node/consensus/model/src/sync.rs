@@ -12,6 +12,7 @@
 
 use crate::convergence::Convergence;
 use crate::mutation::Mutation;
+use crate::report::Narrate;
 use crate::wants::Wants;
 use stateright::{Model, Property};
 use std::collections::HashSet;
@@ -36,6 +37,7 @@ pub struct SyncModel {
     wants: Wants,
     last: u8,
     reports: Reports,
+    reduced: bool,
     /// Constellations from which some play never comes to a common view.
     diverging: HashSet<[u8; NODES]>,
 }
@@ -99,7 +101,8 @@ impl SyncModel {
                 }
             }
         }
-        Self { wants, last, reports, diverging }
+        // What is searched for a counterexample is told with the nodes' own names.
+        Self { wants, last, reports, reduced: mutation == Mutation::None, diverging }
     }
 
     /// The wants that `node` knows, its own among them.
@@ -207,7 +210,7 @@ impl Model for SyncModel {
                 want(node, view);
             }
         }
-        Some(representative(&next))
+        Some(if self.reduced { representative(&next) } else { next })
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -216,5 +219,18 @@ impl Model for SyncModel {
             Property::<Self>::always("the first to want a view had a reason of its own", Self::reasoned),
             Property::<Self>::always("a common view can be reached", Self::converges),
         ]
+    }
+}
+
+impl Narrate for SyncModel {
+    fn narrate(&self, state: &State, step: &Step) -> String {
+        let view = |node: u8| state.nodes[usize::from(node)].view;
+        match *step {
+            Step::Suspect(node) => format!("{node} has a reason of its own and wants view {}", view(node) + 1),
+            Step::Follow(node) => format!("{node} follows the reports and wants view {}", view(node) + 1),
+            Step::Withdraw(node) => format!("{node} has no reason left and wants view {}", view(node)),
+            Step::Hear { node, from, want } => format!("{node} hears that {from} wants view {want}"),
+            Step::Enter { node, view } => format!("{node} enters view {view}"),
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::mutation::Mutation;
 use crate::reduce::representative;
+use crate::report::Narrate;
 use crate::steps::{Step, Values, apply, steps};
 use crate::votes::{Committee, Votes};
 use stateright::{Model, Property};
@@ -46,7 +47,9 @@ impl ViewChangeModel {
         self
     }
 
-    fn committee(&self, state: &State) -> &Committee {
+    /// The committee of the state's case.
+    #[must_use]
+    pub fn committee(&self, state: &State) -> &Committee {
         &self.committees[usize::from(state.case)]
     }
 
@@ -83,5 +86,11 @@ impl Model for ViewChangeModel {
             properties.push(Property::sometimes("the last sequence is decided in the last view", Self::decided_in_last_view));
         }
         properties
+    }
+}
+
+impl Narrate for ViewChangeModel {
+    fn narrate(&self, state: &State, step: &Step) -> String {
+        step.describe(&state.votes, self.committee(state).honest[step.node()])
     }
 }
