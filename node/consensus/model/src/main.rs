@@ -1,7 +1,7 @@
 //! Explores the models and prints a table. Exits with 1 if the protocol fails or a rule taken away is not missed.
 //!
 //! `cretoai-model [--short] [--steps] [--threads N]`: the short form is the one of the tests; `--steps` tells every
-//! counterexample.
+//! counterexample; two threads unless told otherwise.
 
 use cretoai_consensus_model::report::Outcome;
 use cretoai_consensus_model::runs::{Form, Run, mutations, protocol};
@@ -17,7 +17,7 @@ struct Options {
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { form: Form::Full, steps: false, threads: 1 };
+    let mut options = Options { form: Form::Full, steps: false, threads: 2 };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {

@@ -112,17 +112,18 @@ pub fn mutations() -> Vec<Run> {
         (Mutation::FollowOne, "one report is a reason"),
         (Mutation::NeverFollow, "reports are never a reason"),
     ];
+    // Views and sequences of the old epoch, and of the new one.
     let epochs = [
-        (Mutation::OldVotesCount, "votes of the old epoch count in the new"),
-        (Mutation::VotePastReconfig, "voting past a RECONFIG"),
-        (Mutation::OpenWhenPrepared, "a prepared RECONFIG opens the epoch"),
+        (Mutation::OldVotesCount, (2, 1), (2, 1), "votes of the old epoch count in the new"),
+        (Mutation::VotePastReconfig, (2, 2), (2, 1), "voting past a RECONFIG"),
+        (Mutation::OpenWhenPrepared, (2, 1), (1, 1), "a prepared RECONFIG opens the epoch"),
     ];
     let views =
         views.map(|(mutation, views, name)| Run::new("view change", name, move |_| refute(ViewChangeModel::new(4, views, 1, mutation))));
     let wants =
         wants.map(|(mutation, name)| Run::new("synchronisation", name, move |_| refute(SyncModel::new(3, Reports::Newest, mutation))));
-    let epochs = epochs.map(|(mutation, name)| {
-        Run::new("epoch change", name, move |_| refute(EpochModel::new(Change::Replace, (2, 2), (2, 1), mutation)))
+    let epochs = epochs.map(|(mutation, old, new, name)| {
+        Run::new("epoch change", name, move |_| refute(EpochModel::new(Change::Replace, old, new, mutation)))
     });
     views.into_iter().chain(wants).chain(epochs).collect()
 }
