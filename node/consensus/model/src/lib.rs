@@ -37,7 +37,8 @@
 //!
 //! Where the protocol leaves a choice, the model makes each: a node may report a certificate that it only saw with
 //! others, may send COMMIT for what it executed meanwhile, and may take a NEW-VIEW without its leader's own VIEW-CHANGE
-//! if that leader lies. It even lets VIEW-CHANGEs carry certificates of views not below their own.
+//! if that leader lies. It even lets VIEW-CHANGEs carry certificates of views not below their own, except where nothing
+//! is reduced: there that would take twice the memory.
 //!
 //! # What is reduced
 //! States that no later step can tell apart are one ([`reduce`]): settled votes, VIEW-CHANGEs that nobody reads any

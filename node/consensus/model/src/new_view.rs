@@ -55,7 +55,7 @@ pub fn choices(votes: &Votes, committee: &Committee, view: u8, mutation: Mutatio
     if sent & own != own || sent == 0 {
         return choices;
     }
-    let hostile = if committee.hostile > 0 { hostile_heads(votes, committee) } else { Vec::new() };
+    let hostile = if committee.hostile > 0 { hostile_heads(votes, committee, view) } else { Vec::new() };
     for members in 1..1u8 << committee.honest.len() {
         if members & !sent != 0 || members & own != own {
             continue;
@@ -86,11 +86,11 @@ fn merge(one: (u8, Prepared), other: (u8, Prepared), mutation: Mutation) -> (u8,
 }
 
 /// The heads that a hostile member can sign with certificates that exist.
-fn hostile_heads(votes: &Votes, committee: &Committee) -> Vec<(u8, Prepared)> {
+fn hostile_heads(votes: &Votes, committee: &Committee, view: u8) -> Vec<(u8, Prepared)> {
     let mut heads = Vec::new();
     for executed in 0..=votes.executable(committee).min(committee.sequences - 1) {
         heads.push((executed, Prepared::NONE));
-        for certified_in in 0..committee.views {
+        for certified_in in 0..committee.certificates_below(view) {
             let certified = votes.prepared(committee, certified_in, executed + 1);
             heads.extend(bits(certified).map(|digest| (executed, Prepared::new(certified_in, digest))));
         }

@@ -58,7 +58,7 @@ fn view_changes(form: Form) -> Vec<Run> {
     let (views, sequences) = if form == Form::Full { (3, 2) } else { (2, 2) };
     let name = format!("n=4, {views} views x {sequences} sequences, no reductions");
     runs.push(Run::new("view change", name, move |threads| {
-        explore(ViewChangeModel::new(4, views, sequences, Mutation::None).unreduced(), threads)
+        explore(ViewChangeModel::new(4, views, sequences, Mutation::None).strict().unreduced(), threads)
     }));
     runs
 }

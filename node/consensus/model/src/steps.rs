@@ -151,7 +151,7 @@ fn enter(votes: &Votes, committee: &Committee, node: usize, last: u8, mutation: 
             }
             let lock = if executed == votes.executed[node] { votes.lock[node] } else { Prepared::NONE };
             report(lock);
-            for certified_in in lock.get().map_or(0, |(view, _)| view + 1)..committee.views {
+            for certified_in in lock.get().map_or(0, |(view, _)| view + 1)..committee.certificates_below(view) {
                 bits(votes.prepared(committee, certified_in, executed + 1)).for_each(|digest| report(Prepared::new(certified_in, digest)));
             }
         }

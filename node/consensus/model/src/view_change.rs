@@ -47,6 +47,13 @@ impl ViewChangeModel {
         self
     }
 
+    /// VIEW-CHANGEs carry certificates of lower views only.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.committees.iter_mut().for_each(|committee| committee.any_certificate = false);
+        self
+    }
+
     /// The committee of the state's case.
     #[must_use]
     pub fn committee(&self, state: &State) -> &Committee {

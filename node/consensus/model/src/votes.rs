@@ -108,6 +108,8 @@ pub struct Committee {
     pub views: u8,
     /// Sequences that are explored, from 1.
     pub sequences: u8,
+    /// A VIEW-CHANGE may carry a certificate of any view, not only of a lower one.
+    pub any_certificate: bool,
 }
 
 impl Committee {
@@ -116,7 +118,7 @@ impl Committee {
     pub fn new(members: u8, hostile: &[u8], first: u8, views: u8, sequences: u8) -> Self {
         let quorum = members - (members - 1) / 3;
         let honest: Vec<u8> = (0..members).filter(|position| !hostile.contains(position)).collect();
-        Self { members, quorum, first, hostile: members - honest.len() as u8, honest, views, sequences }
+        Self { members, quorum, first, hostile: members - honest.len() as u8, honest, views, sequences, any_certificate: true }
     }
 
     /// Honest votes without which no certificate exists.
@@ -130,6 +132,12 @@ impl Committee {
     pub fn honest_leader(&self, view: u8) -> Option<usize> {
         let position = (self.first + view) % self.members;
         self.honest.iter().position(|honest| *honest == position)
+    }
+
+    /// The views of which a VIEW-CHANGE into `view` may carry certificates lie below this one.
+    #[must_use]
+    pub const fn certificates_below(&self, view: u8) -> u8 {
+        if self.any_certificate { self.views } else { view }
     }
 
     /// The honest nodes.

@@ -11,7 +11,7 @@ const DISTINCT: [(&str, &str, usize); 10] = [
     ("view change", "n=4, 4 views x 1 sequences", 1_412_073),
     ("view change", "n=3, 3 views x 2 sequences", 5_096),
     ("view change", "n=5, 2 views x 2 sequences", 214_535),
-    ("view change", "n=4, 2 views x 2 sequences, no reductions", 595_457),
+    ("view change", "n=4, 2 views x 2 sequences, no reductions", 369_025),
     ("synchronisation", "n=4, 4 views, newest reports", 93_241),
     ("synchronisation", "n=4, 4 views, reports in any order", 196_056),
     ("epoch change", "4 -> 4 (one replaced), 2x1 then 2x1", 721_252),
