@@ -35,6 +35,10 @@ pub struct CretoClusterStatus {
     /// When facts of the chain were last agreed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed_at: Option<Time>,
+    /// Members of whose violations the chain holds proof, as `w` nodes agree: their reputation is below full. By pod name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 31))]
+    pub suspected: Vec<String>,
     /// How many nodes there are, take part, and are needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
@@ -49,7 +53,7 @@ pub struct CretoClusterStatus {
     /// What a person reads first: the columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, Paused.
+    /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, ByzantineSuspected, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -111,6 +115,9 @@ pub struct Summary {
     pub quorum: String,
     /// "1 faulty".
     pub tolerates: String,
+    /// "none", or the suspected members, joined by commas.
+    #[serde(default)]
+    pub suspected: String,
     /// One sentence, derived from the conditions.
     pub status: String,
 }

@@ -70,6 +70,8 @@ pub struct Member {
     pub status: Option<NodeStatus>,
     /// Its version.
     pub version: Option<String>,
+    /// Whether the chain holds proof of violations of it; nothing, if too few nodes say so alike.
+    pub suspected: Option<bool>,
 }
 
 /// All validators.
@@ -145,6 +147,7 @@ fn unborn(view: &View) -> Roll {
                 message,
                 status: None,
                 version: attested.map(|attested| attested.version.clone()),
+                suspected: None,
             }
         })
         .collect();
@@ -212,6 +215,7 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
                 standing,
                 message,
                 version: status.as_ref().map(|status| status.version.clone()),
+                suspected: agree::suspects(&reports, quorum.w, &member.name).filter(|_| agreement.divided_at.is_none()),
                 status,
             }
         })

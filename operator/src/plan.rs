@@ -13,7 +13,7 @@ use crate::{
     validate::{Settings, control_address},
     view::{AdminKey, Attested, GenesisFound, Report, View},
 };
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, PublicKey, SignedGenesis};
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
 use cretoai_crds::RetentionPolicy;
 use std::{net::SocketAddr, sync::Arc};
 
@@ -283,6 +283,7 @@ fn birth(view: &View, identity: &Identity, roll: &Roll, current: bool, now_ms: u
         admin_key: admin_key.clone(),
         members,
         fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
         created_ms: now_ms,
     })
 }

@@ -56,6 +56,7 @@ pub(crate) fn report(name: &str, sequence: u64, family: &str) -> NodeStatus {
         version: "0.1.0".into(),
         ready: true,
         waiting_for: String::new(),
+        suspected: Vec::new(),
     }
 }
 
