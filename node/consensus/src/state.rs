@@ -245,7 +245,7 @@ impl ChainState {
     #[must_use]
     pub fn could_count(&self, validators: &Validators, evidence: &Evidence) -> Option<Offence> {
         let offence = evidence.offence()?;
-        let recent = offence.epoch == validators.epoch || offence.epoch.next() == validators.epoch;
+        let recent = offence.epoch == validators.epoch || offence.epoch.0.checked_add(1) == Some(validators.epoch.0);
         let answers = validators.member(offence.accused).is_some_and(|member| offence.epoch >= member.since);
         let conduct = self.conduct.iter().find(|conduct| conduct.id == offence.accused)?;
         let is_new = !conduct.offences.contains(&offence) && conduct.offences.len() < OFFENCES_KEPT;

@@ -72,9 +72,9 @@ impl Engine {
             return;
         }
         let regular = sequence.0.is_multiple_of(self.validators.parameters.checkpoint_interval) || self.successor.is_some();
-        let waits = self.lanes.iter().any(|lane| lane.undecided() > 0) || self.round.proposed.is_some();
-        let idle = !waits && now.at.saturating_sub(self.last_executed) >= self.timing.idle;
-        if !regular && !idle {
+        // Also while work waits: what it waits for may be this checkpoint.
+        let pause = now.at.saturating_sub(self.last_executed) >= self.timing.idle;
+        if !regular && !pause {
             return;
         }
         let Some((own, signer)) = self.own.clone() else { return };

@@ -241,9 +241,8 @@ impl Engine {
         }
         // A clock that was set back does not stop the chain: the previous time is always allowed.
         let early = is_fresh && proposal.time_ms > now.wall_ms + MAX_AHEAD_MS && proposal.time_ms != self.state.time_ms;
-        if mutant!(DataNotHeld) || mutant!(TipNotDescending) {
-            missing = false;
-        }
+        missing &= !mutant!(DataNotHeld);
+        missing &= !mutant!(TipNotDescending);
         if missing || early { Verdict::Wait } else { Verdict::Vote }
     }
 
