@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, PublicKey, SignedGenesis};
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
 use cretoai_control::{
     api::{NodeStatus, Role},
     client::ControlClient,
@@ -178,6 +178,7 @@ async fn four_nodes_are_born_decide_stop_and_go_on() {
         admin_key: admin.public_key().clone(),
         members,
         fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
         created_ms: 1_700_000_000_000,
     };
     let signature = admin.sign(&genesis.signing_message());

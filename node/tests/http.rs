@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Hash, Outcome, Payload, Sequence, SignedGenesis};
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Hash, Outcome, Parameters, Payload, Sequence, SignedGenesis};
 use cretoai_control::{
     api::{NodeStatus, Role},
     client::{ControlClient, ControlError},
@@ -102,11 +102,16 @@ impl Ledger for Fake {
             chain_id: Some(CHAIN.to_string()),
             epoch: 0,
             view: 0,
+            active: true,
+            want: 0,
             leader: None,
             sequence: 7,
             chain_hash: String::new(),
             time_ms: 0,
+            stable: 0,
             quorum: None,
+            members: vec![],
+            suspected: vec![],
             peers: vec![],
             recent: vec![],
             finality_p99_ms: None,
@@ -358,7 +363,7 @@ fn genesis(admin: &SecretKey, cluster: &str, members: &[(&str, &SecretKey)], cre
         })
         .collect();
     let admin_key = admin.public_key().clone();
-    let genesis = Genesis { cluster_uid: cluster.into(), admin_key, members, fault_model: FaultModel::Byzantine, created_ms };
+    let genesis = Genesis { cluster_uid: cluster.into(), admin_key, members, fault_model: FaultModel::Byzantine, parameters: Parameters::default(), created_ms };
     let signature = admin.sign(&genesis.signing_message());
     SignedGenesis { genesis, signature }
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cretoai_consensus::{
-    FaultModel, Genesis, GenesisMember, Height, Message, NodeId, Outcome, Payload, Sequence,
+    FaultModel, Genesis, GenesisMember, Height, Message, Parameters, NodeId, Outcome, Payload, Sequence,
     engine::{Config, Engine, Input, Limits, Now, Recipient, Timing},
 };
 use cretoai_control::keys::{MlDsa87, SecretKey};
@@ -64,6 +64,7 @@ impl Cluster {
             admin_key: admin.public_key().clone(),
             members: seeds.iter().enumerate().map(member).collect(),
             fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
             created_ms: WALL,
         };
         genesis.validate(&MlDsa87).unwrap();

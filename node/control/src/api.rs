@@ -149,8 +149,12 @@ pub enum Role {
     Waiting,
     /// It follows the chain without a vote.
     Learner,
+    /// A member that has started and asks the others what it signed before: it does not vote yet.
+    Checking,
     /// It votes.
     Validator,
+    /// A member whose volume was restored from an older copy: it never votes again with its key, and is to be replaced.
+    Stale,
 }
 
 /// A node's account of itself. One node's word: chain facts need agreeing words of `w` nodes.
@@ -171,6 +175,12 @@ pub struct NodeStatus {
     pub epoch: u64,
     /// The view that it is in.
     pub view: u64,
+    /// Whether that view has begun. If not, a change of the leader is going on.
+    #[serde(default)]
+    pub active: bool,
+    /// The view that it is in or ready to go to. Above `view`, it suspects the leader.
+    #[serde(default)]
+    pub want: u64,
     /// The name of that view's leader.
     pub leader: Option<String>,
     /// The newest sequence that it executed; 0 is the genesis.
@@ -179,8 +189,17 @@ pub struct NodeStatus {
     pub chain_hash: String,
     /// The commit time of that sequence, Unix milliseconds.
     pub time_ms: u64,
+    /// The sequence of its stable checkpoint.
+    #[serde(default)]
+    pub stable: u64,
     /// The counts of the current epoch.
     pub quorum: Option<QuorumStatus>,
+    /// The members of the epoch with what the chain knows of them, in order of their ids.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+    /// The names of the members against whom evidence counted.
+    #[serde(default)]
+    pub suspected: Vec<String>,
     /// The other members, as this node sees them.
     pub peers: Vec<PeerStatus>,
     /// The newest records, newest last, at most 64, so that nodes at slightly different sequences can be compared.
@@ -205,6 +224,22 @@ pub struct QuorumStatus {
     pub required: u32,
     /// How many may lie or fail.
     pub fault_tolerance: u32,
+}
+
+/// A member as the chain knows it: equal on all nodes at the same sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub node_id: u32,
+    /// BLAKE3 of its public key, 64 hex digits.
+    pub key_fingerprint: String,
+    /// 10 without a violation, one less for each, not below 0.
+    pub reputation: u32,
+    /// Whether its lane and its turns to lead are passed over.
+    pub banned: bool,
 }
 
 /// A member as another node sees it.
