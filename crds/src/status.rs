@@ -86,7 +86,8 @@ pub struct MemberStatus {
     /// BLAKE3 of its public key, 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_fingerprint: Option<String>,
-    /// Waiting, Learner, Validator; or Down, Unreachable, Foreign (another key or chain than in the genesis).
+    /// Validator; or CatchingUp, Learner, Waiting, Down, Silent, Unreachable, Stale (its volume is an older copy), Foreign
+    /// (another key or chain than in the genesis), Dissenting.
     pub role: String,
     /// The sequence that it says it executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

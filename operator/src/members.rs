@@ -17,7 +17,7 @@ const MAX_LAG: u64 = 64;
 pub enum Standing {
     /// It votes on the newest records.
     Participating,
-    /// It is behind.
+    /// It is behind, or asks the others what it signed before it was started again.
     CatchingUp,
     /// It follows without a vote.
     Learner,
@@ -31,6 +31,8 @@ pub enum Standing {
     Unreachable,
     /// It has another key or chain than the genesis says.
     Foreign,
+    /// Its volume was restored from an older copy: it never votes again with its key.
+    Stale,
     /// Its chain hash contradicts that of `w` others.
     Dissenting,
 }
@@ -48,6 +50,7 @@ impl Standing {
             Self::Silent => "Silent",
             Self::Unreachable => "Unreachable",
             Self::Foreign => "Foreign",
+            Self::Stale => "Stale",
             Self::Dissenting => "Dissenting",
         }
     }
@@ -186,6 +189,8 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
             }
             Role::Waiting => (Standing::Waiting, says()),
             Role::Learner => (Standing::Learner, says()),
+            Role::Checking => (Standing::CatchingUp, says()),
+            Role::Stale => (Standing::Stale, says()),
             Role::Validator if status.sequence.saturating_add(MAX_LAG) < head => (Standing::CatchingUp, says()),
             Role::Validator => (Standing::Participating, says().filter(|_| !status.ready)),
         }

@@ -331,7 +331,7 @@ impl DisruptionBudget<'_> {
         let quorum = self.roll.quorum;
         match member.standing {
             _ if !self.born => return Ok(()),
-            Standing::Down | Standing::Waiting | Standing::Learner | Standing::CatchingUp => return Ok(()),
+            Standing::Down | Standing::Waiting | Standing::Learner | Standing::CatchingUp | Standing::Stale => return Ok(()),
             // The others are a quorum without it.
             Standing::Silent | Standing::Unreachable if participating >= quorum.q => return Ok(()),
             Standing::Silent | Standing::Unreachable | Standing::Foreign | Standing::Dissenting => {

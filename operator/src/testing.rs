@@ -45,18 +45,22 @@ pub(crate) fn report(name: &str, sequence: u64, family: &str) -> NodeStatus {
         chain_id: None,
         epoch: 0,
         view: 0,
+        active: true,
+        want: 0,
         leader: Some("prod-0".into()),
         sequence,
         chain_hash: hash(sequence),
         time_ms: 0,
+        stable: 0,
         quorum: None,
+        members: Vec::new(),
+        suspected: Vec::new(),
         peers: Vec::new(),
         recent: recent.collect(),
         finality_p99_ms: None,
         version: "0.1.0".into(),
         ready: true,
         waiting_for: String::new(),
-        suspected: Vec::new(),
     }
 }
 
