@@ -1,7 +1,7 @@
-//! One node cut off from the others by a packet filter in its own network namespace.
+//! One node cut off from the others by packet filters in the pods' own network namespaces.
 //!
-//! What it sends to them and what they send to it is dropped without a word, as a broken switch does it; clients, the operator
-//! and the kubelet reach it as before. The filter is in the pod's namespace, so it goes with the pod at the latest.
+//! What it sends to them and what they send to it is dropped where it arrives, without a word to the sender, as a broken switch
+//! does it; clients, the operator and the kubelet reach it as before. The filters go with the pods at the latest.
 
 use super::Skipped;
 use crate::{
@@ -16,22 +16,28 @@ use tokio::process::Command;
 
 /// A cut that holds until it is healed.
 pub struct Partition {
-    /// Keeps the namespace reachable, also when the node's process in it ends.
-    namespace: File,
-    others: Vec<IpAddr>,
+    /// In which namespace packets from which address are dropped. An open file keeps a namespace reachable, also when the
+    /// node's process in it ends.
+    drops: Vec<(File, IpAddr)>,
 }
 
 impl Partition {
     /// Cuts pod `victim` off from the other pods of `cluster`.
     ///
     /// # Errors
-    /// The pod's namespace cannot be entered from here, or the filter is refused.
+    /// A pod's namespace cannot be entered from here, or a filter is refused.
     pub async fn cut(cluster: &Cluster, victim: &str) -> Result<Self> {
         let pods = cluster.pods().await?;
-        let pod = pods.iter().find(|pod| pod.name_any() == victim).with_context(|| format!("there is no pod {victim}"))?;
-        let namespace = open(pod)?;
-        let others: Vec<IpAddr> = pods.iter().filter(|pod| pod.name_any() != victim).filter_map(pod_ip).collect();
-        let cut = Self { namespace, others };
+        let (inside, outside): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|pod| pod.name_any() == victim);
+        let inside = *inside.first().with_context(|| format!("there is no pod {victim}"))?;
+        let mut drops = Vec::new();
+        for other in outside {
+            for (at, from) in [(inside, other), (other, inside)] {
+                let address = pod_ip(from).with_context(|| format!("pod {} has no address", from.name_any()))?;
+                drops.push((open(at)?, address));
+            }
+        }
+        let cut = Self { drops };
         if let Err(error) = cut.filter("-I").await {
             // A part of the rules may be in place.
             if cut.filter("-D").await.is_err() {}
@@ -43,19 +49,17 @@ impl Partition {
     /// Lets everything through again.
     ///
     /// # Errors
-    /// The filter cannot be removed.
+    /// A filter cannot be removed.
     pub async fn heal(self) -> Result<()> {
         self.filter("-D").await.context("healing the partition")
     }
 
     async fn filter(&self, verb: &str) -> Result<()> {
-        let namespace = format!("--net=/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
-        for other in &self.others {
-            let tool = if other.is_ipv4() { "iptables" } else { "ip6tables" };
-            for (chain, end) in [("INPUT", "-s"), ("OUTPUT", "-d")] {
-                let rule = ["-w", "5", verb, chain, end, &other.to_string(), "-j", "DROP"].map(ToOwned::to_owned);
-                program(Command::new("nsenter").arg(&namespace).arg(tool).args(rule)).await?;
-            }
+        for (namespace, from) in &self.drops {
+            let tool = if from.is_ipv4() { "iptables" } else { "ip6tables" };
+            let namespace = format!("--net=/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+            let rule = [verb, "INPUT", "-s", &from.to_string(), "-j", "DROP"].map(ToOwned::to_owned);
+            program(Command::new("nsenter").args([&namespace, tool, "-w", "5"]).args(rule)).await?;
         }
         Ok(())
     }
