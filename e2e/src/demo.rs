@@ -221,7 +221,10 @@ async fn lose_the_leader(settings: &Settings, cluster: &Cluster, door: &Door, su
         Ok(if leader == victim { Err(format!("it names {leader}")) } else { Ok((view, leader)) })
     })
     .await?;
-    println!("  payloads went on becoming final without {victim}, the slowest in {}; {heir} leads view {view}", milliseconds(Some(slowest)));
+    println!(
+        "  payloads went on becoming final without {victim}, the slowest in {}; {heir} leads view {view}",
+        milliseconds(Some(slowest))
+    );
     let mut progress = Progress::new();
     loop {
         let pod = cluster.api::<Pod>().get_opt(&victim).await?;

@@ -91,9 +91,8 @@ async fn turn(cluster: &Cluster, pod: &str, image: &str) -> Result<()> {
     until(Duration::from_secs(60), &format!("{pod} to run {image}"), || async {
         let pod = cluster.api::<Pod>().get(pod).await?;
         let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
-        let runs = statuses.iter().any(|status| {
-            status.image == image && status.state.as_ref().is_some_and(|state| state.running.is_some())
-        });
+        let runs =
+            statuses.iter().any(|status| status.image == image && status.state.as_ref().is_some_and(|state| state.running.is_some()));
         Ok(if runs { Ok(()) } else { Err(format!("it runs {:?}", statuses.iter().map(|status| &status.image).collect::<Vec<_>>())) })
     })
     .await

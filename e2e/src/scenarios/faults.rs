@@ -68,12 +68,7 @@ pub async fn follower(lab: &mut Lab) -> Result<String> {
     let back = back?;
     let meanwhile = seen.count(deleted, back, |_| true);
     let pause = seen.longest_pause(deleted, back, |_| true);
-    ensure!(
-        meanwhile > 0,
-        "nothing became final while {victim} was away; {} attempts failed, the first: {}",
-        seen.failed,
-        seen.error()
-    );
+    ensure!(meanwhile > 0, "nothing became final while {victim} was away; {} attempts failed, the first: {}", seen.failed, seen.error());
     ensure!(pause < LONGEST_PAUSE, "nothing became final for {} while {victim} was away", seconds(pause));
     cluster.whole(Duration::from_secs(60)).await?;
     ensure!(fingerprints(&cluster).await? == keys, "{victim} came back with another key");
@@ -216,9 +211,11 @@ async fn apart(cluster: &Cluster, before: &(u64, String), cut: Instant) -> Resul
 async fn decided(cluster: &Cluster, pending: &[Pending]) -> Result<Vec<Known>> {
     let mut known = Vec::new();
     for payload in pending {
-        let stored = until(Duration::from_secs(60), &format!("payload {}, taken in by {}, to be final", payload.id, pod_of(&payload.way)), || async {
-            Ok(cluster.node(pod_of(&payload.way)).await?.read(&payload.id).await?.ok_or_else(|| "it is not".to_owned()))
-        })
+        let stored = until(
+            Duration::from_secs(60),
+            &format!("payload {}, taken in by {}, to be final", payload.id, pod_of(&payload.way)),
+            || async { Ok(cluster.node(pod_of(&payload.way)).await?.read(&payload.id).await?.ok_or_else(|| "it is not".to_owned())) },
+        )
         .await?;
         known.push(Known { id: payload.id.clone(), place: stored.place, content: payload.content });
     }

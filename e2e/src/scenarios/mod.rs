@@ -118,10 +118,14 @@ impl Scenario {
             Self::Follower => "a follower's pod deleted under load: payloads go on, it comes back as the same and catches up",
             Self::Leader => "kill -9 of the leader under load: another one is elected, no acknowledged payload is lost",
             Self::Partition => "the leader cut off from the others and let back: another one is elected, then one chain again",
-            Self::TwoNodes => "kill -9 of two nodes, the leader among them: nothing is final meanwhile, the status names them, nothing is lost",
+            Self::TwoNodes => {
+                "kill -9 of two nodes, the leader among them: nothing is final meanwhile, the status names them, nothing is lost"
+            }
             Self::Adopt => "the CretoCluster deleted and applied again: the same chain goes on",
             Self::Operator => "the operator killed at a random moment of ten creations: one genesis, one identity each",
-            Self::Attacker => "one of four nodes equivocates, withholds and lies: payloads go on, the evidence is verified, the status names it",
+            Self::Attacker => {
+                "one of four nodes equivocates, withholds and lies: payloads go on, the evidence is verified, the status names it"
+            }
         }
     }
 

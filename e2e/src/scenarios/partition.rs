@@ -39,9 +39,9 @@ impl Partition {
         }
         let cut = Self { drops };
         if let Err(error) = cut.filter("-I").await {
-            // A part of the rules may be in place.
-            if cut.filter("-D").await.is_err() {}
-            return Err(error.context(format!("cutting {victim} off")));
+            // The rules before the refused one are in place; taking them back ends at the same one.
+            let ended = cut.filter("-D").await;
+            return Err(error.context(format!("cutting {victim} off (taken back: {})", ended.is_err())));
         }
         Ok(cut)
     }

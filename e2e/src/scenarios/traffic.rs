@@ -108,9 +108,8 @@ impl Traffic {
     pub fn begin(cluster: &Cluster, ways: &[Way], each: usize, rest: Duration) -> Self {
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
         let ways = ways.iter().flat_map(|way| std::iter::repeat_n(way, each));
-        let clients = ways
-            .map(|way| tokio::spawn(go_on(cluster.clone(), way.clone(), rest, Arc::clone(&seen), Arc::clone(&stop))))
-            .collect();
+        let clients =
+            ways.map(|way| tokio::spawn(go_on(cluster.clone(), way.clone(), rest, Arc::clone(&seen), Arc::clone(&stop)))).collect();
         Self { seen, stop, clients }
     }
 

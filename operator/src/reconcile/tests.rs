@@ -126,7 +126,12 @@ struct Nodes {
 
 impl Nodes {
     fn new() -> Self {
-        Self { keys: (0..4).map(|i| crate::testing::key(10 + i)).collect(), chains: Arc::default(), suspected: Arc::default(), posing_as: None }
+        Self {
+            keys: (0..4).map(|i| crate::testing::key(10 + i)).collect(),
+            chains: Arc::default(),
+            suspected: Arc::default(),
+            posing_as: None,
+        }
     }
 }
 
