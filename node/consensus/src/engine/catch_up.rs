@@ -130,13 +130,18 @@ impl Engine {
     fn ask_for_records(&mut self, now: Now, peer: NodeId) {
         self.catch_up.asked = Some(now.at);
         self.catch_up.last_asked = peer;
-        self.send(Recipient::One(peer), Message::FetchRecords { epoch: self.validators.epoch, from: self.state.sequence.next() });
+        let from = if self.lacks_proof() { self.state.sequence } else { self.state.sequence.next() };
+        self.send(Recipient::One(peer), Message::FetchRecords { epoch: self.validators.epoch, from });
     }
 
-    /// Asks the members in turn when nobody reports to this node: it is none of them, or its epoch has ended and the
-    /// certificate of that is missing.
+    fn lacks_proof(&self) -> bool {
+        self.certified.0 < self.state.sequence && !self.catch_up.has_records()
+    }
+
+    /// Asks the members in turn for what no report would make it ask for: it is none of them; or its epoch has ended and the
+    /// certificate of that is missing; or it cannot prove what it executed, because it stopped within a range.
     pub(super) fn learn(&mut self, now: Now) {
-        let alone = self.own.is_none() || self.successor.is_some();
+        let alone = self.own.is_none() || self.successor.is_some() || self.lacks_proof();
         let asked = self.catch_up.asked.is_some_and(|at| now.at.saturating_sub(at) < 2 * self.timing.patience);
         if !alone || asked || self.catch_up.has_records() {
             return;
@@ -159,7 +164,8 @@ impl Engine {
         let well_formed = records.len() <= MAX_RECORDS && records.iter().all(|r| r.proposal.cut.len() == self.lanes.len());
         let Some(last) = records.last().filter(|_| well_formed) else { return self.violation(from, ViolationKind::Malformed) };
         let continues = records.first().is_some_and(|first| first.proposal.sequence <= executed.next());
-        if last.proposal.sequence <= executed || !continues {
+        let only_proves = last.proposal.sequence == executed && self.lacks_proof();
+        if (last.proposal.sequence <= executed && !only_proves) || !continues {
             return;
         }
         let domain = self.domain();
@@ -177,6 +183,13 @@ impl Engine {
         }
         if !is_chain(&records, &domain) {
             return self.violation(from, ViolationKind::Malformed);
+        }
+        if only_proves {
+            if last.chain_hash(&domain) == self.state.chain_hash {
+                self.prove(executed, self.state.chain_hash, proof.clone());
+                self.persist(Write::Proof(executed, proof));
+            }
+            return;
         }
         let mut records: VecDeque<Record> = records.into_iter().skip_while(|r| r.proposal.sequence <= executed).collect();
         let Some(first) = records.front().filter(|r| r.proposal.sequence == executed.next()) else { return };

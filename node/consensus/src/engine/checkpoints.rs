@@ -74,7 +74,9 @@ impl Engine {
         let regular = sequence.0.is_multiple_of(self.validators.parameters.checkpoint_interval) || self.successor.is_some();
         // Also while work waits: what it waits for may be this checkpoint.
         let pause = now.at.saturating_sub(self.last_executed) >= self.timing.idle;
-        if !regular && !pause {
+        // All get exactly to the end of the window, whatever it began at.
+        let full = sequence.next().0 > self.stable_or_opening().0.saturating_add(self.validators.parameters.window);
+        if !regular && !pause && !full {
             return;
         }
         let Some((own, signer)) = self.own.clone() else { return };
@@ -84,11 +86,17 @@ impl Engine {
         self.mark.checkpoint = sequence;
         self.persist(Write::Checkpoint(checkpoint.clone()));
         self.checkpoints.own = Some(checkpoint.clone());
-        if let Some(slot) = self.position(own).and_then(|position| self.checkpoints.collected.get_mut(position)) {
-            *slot = Some(checkpoint.clone());
-        }
-        self.checkpoints.changed = true;
+        self.count_own_checkpoint();
         self.send(Recipient::All, Message::Checkpoint(checkpoint));
+    }
+
+    /// This node's own word counts like the others', also after a restart.
+    pub(super) fn count_own_checkpoint(&mut self) {
+        let Some(own) = self.checkpoints.own.clone().filter(|own| own.state.epoch == self.validators.epoch) else { return };
+        if let Some(slot) = self.position(own.node).and_then(|position| self.checkpoints.collected.get_mut(position)) {
+            *slot = Some(own);
+            self.checkpoints.changed = true;
+        }
     }
 
     /// What a restart, or a pause, left unsigned. Says whether something was signed.

@@ -11,7 +11,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// The timeout doubles with each view entered, up to so many times.
+/// The timeout doubles with each view that decided nothing, up to so many times.
 const MAX_DOUBLINGS: u32 = 6;
 /// So many sequences executed in one view halve the next timeout.
 const CALM: u64 = 64;
@@ -24,7 +24,7 @@ pub(super) struct Election {
     pub(super) want: View,
     entered: Duration,
     entered_at: Sequence,
-    /// k: views entered, less what calm took off again.
+    /// k: how many views in a row decided nothing, less what calm took off again.
     failures: u32,
     /// T, drawn when the view was entered.
     timeout: Duration,
@@ -191,7 +191,10 @@ impl Engine {
 
     /// Leaves the view behind. From here on nothing is signed below the new one.
     pub(super) fn enter_view(&mut self, now: Now, view: View) {
-        let failures = self.election.failures + 1;
+        // A view that decided something has not failed.
+        let decided = self.state.sequence > self.election.entered_at;
+        let before = self.election.failures;
+        let failures = if decided { before.saturating_sub(1) } else { (before + 1).min(MAX_DOUBLINGS) };
         let timeout = self.draw_timeout(failures);
         self.election.restart(now.at, self.state.sequence, timeout);
         self.election.failures = failures;

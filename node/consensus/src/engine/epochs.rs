@@ -41,12 +41,10 @@ impl Engine {
         if mutant!(LearnerVotes) && self.own.is_none() {
             self.own.clone_from(&old_own);
         }
-        match (&old_own, &self.own) {
-            // Somebody who joins has never voted with this key; unless its volume is an older copy.
-            (None, Some(_)) => self.standing = Standing::Checking(BTreeSet::new()),
-            // A new key has nothing to remember.
-            (Some((_, old)), Some((_, new))) if old.public_key() != new.public_key() => self.standing = Standing::Sound,
-            _ => {}
+        let key = |own: &Option<(crate::NodeId, Arc<dyn crate::Signer>)>| own.as_ref().map(|(_, signer)| signer.public_key().clone());
+        if self.own.is_some() && key(&old_own) != key(&self.own) {
+            // A key that joins has never signed; unless this volume is an older copy.
+            self.standing = Standing::Checking(BTreeSet::new());
         }
         self.lanes = self.state.tips.iter().map(|tip| Lane::new(*tip)).collect();
         self.peers = (0..n).map(|_| Peer::new(n)).collect();

@@ -264,6 +264,8 @@ pub enum Write {
     Stable(Arc<CheckpointCertificate>),
     /// A decision. Needs no fsync of its own: a quorum holds its certificate durably.
     Execution(Arc<Execution>),
+    /// What proves an executed sequence, learnt after its execution was written. Before this node votes on top of it.
+    Proof(Sequence, Proof),
     /// The next epoch begins. Its views, votes and undecided vertices start afresh.
     Epoch {
         /// What opens it: the forced checkpoint of the old epoch's last sequence.
@@ -495,6 +497,7 @@ impl Engine {
         if let Some((sequence, chain_hash, proof)) = proven.max_by_key(|(sequence, ..)| *sequence) {
             engine.certified = (sequence, chain_hash, Some(proof));
         }
+        engine.count_own_checkpoint();
         for (id, valid_until, sequence) in recovered.recent {
             engine.recent.remember(id, valid_until, sequence);
         }

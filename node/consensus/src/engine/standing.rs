@@ -158,12 +158,14 @@ impl Engine {
         self.conclude_check();
     }
 
-    /// Whether something in it is signed with this node's key and newer than what it remembers.
+    /// Whether something in it is signed with a key of this node and newer than what it remembers.
     fn is_above_the_mark(&self, recalled: &Recalled) -> bool {
-        let Some((own, signer)) = &self.own else { return false };
-        let key = signer.public_key();
+        let Some((own, _)) = &self.own else { return false };
         let mark = &self.mark;
-        let verifies = |message: Vec<u8>, signature: &Signature| self.verifier.verify(key, &message, signature);
+        // With any key of this node: the others may be in an epoch in which it had the next one already.
+        let verifies = |message: Vec<u8>, signature: &Signature| {
+            self.signers.iter().any(|signer| self.verifier.verify(signer.public_key(), &message, signature))
+        };
         let view = |(head, signature): &(ViewChangeHead, Signature)| {
             head.node == *own
                 && (head.epoch, head.view) > (mark.epoch, mark.view)

@@ -92,8 +92,8 @@ impl Engine {
         }
     }
 
-    /// As the leader of a view that has not begun: begins it once a quorum entered it and this node has executed what
-    /// they report. Says whether it did.
+    /// As the leader of a view that has not begun: begins it once a quorum entered it whose reports this node can follow.
+    /// Any quorum will do, and a report that nobody else can follow must not be waited for. Says whether it did.
     pub(super) fn begin_view(&mut self, now: Now) -> bool {
         if self.active || !self.leads() || !self.may_sign() || self.successor.is_some() {
             return false;
@@ -105,7 +105,10 @@ impl Engine {
             let (change, verified) = peer.view_change.as_ref()?;
             (change.head.view == view && *verified == Some(true)).then(|| Arc::clone(change))
         });
-        let mut changes: Vec<Arc<ViewChange>> = others.filter(|change| self.is_of_this_chain(&change.head)).collect();
+        // Who leads has executed all that the view begins after; while too few report no more than that, it catches up.
+        let executed = self.state.sequence;
+        let follows = |head: &ViewChangeHead| head.executed <= executed && self.is_of_this_chain(head);
+        let mut changes: Vec<Arc<ViewChange>> = others.filter(|change| follows(&change.head)).collect();
         // Of more than a quorum those that report most.
         changes.sort_by_key(|change| std::cmp::Reverse((change.head.executed, change.head.prepared.map(|(view, _)| view))));
         changes.truncate(self.quorum().q - 1);
@@ -115,10 +118,6 @@ impl Engine {
         }
         changes.sort_by_key(|change| change.head.node);
         let Some(choice) = Choice::of(changes.iter().map(|change| &change.head)) else { return false };
-        if choice.executed > self.state.sequence {
-            // Whoever leads has executed all that the view begins after.
-            return false;
-        }
         let shows = |change: &&Arc<ViewChange>| change.head.executed == choice.executed && change.head.prepared == choice.prepared;
         let Some(best) = changes.iter().find(shows) else { return false };
         let (proof, prepared) = (best.proof.clone(), best.prepared.clone());
