@@ -3,7 +3,10 @@
 
 use crate::{config::Config, metrics::Metrics};
 use cretoai_consensus::{Hash, Outcome, Payload, Sequence, SignedGenesis};
-use cretoai_control::{api::NodeStatus, keys::SecretKey};
+use cretoai_control::{
+    api::{EvidenceList, NodeStatus},
+    keys::SecretKey,
+};
 use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;
 
@@ -20,6 +23,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// A sentence, when the store cannot be read.
     fn lookup(&self, id: &Hash) -> Result<Option<Lookup>, String>;
+
+    /// Evidence that the chain counted, at most `count` from number `first` on. May read the disk.
+    ///
+    /// # Errors
+    /// A sentence, when the store cannot be read.
+    fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String>;
 
     /// This node's account of itself.
     fn status(&self) -> NodeStatus;

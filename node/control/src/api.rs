@@ -266,6 +266,62 @@ pub struct RecentRecord {
     pub chain_hash: String,
 }
 
+/// `GET /v1/evidence?from=number` on the client port: what the chain counted against its validators, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceList {
+    /// The chain id, 64 hex digits.
+    pub chain_id: String,
+    /// How many there are in all.
+    pub total: u64,
+    /// At most 64.
+    pub items: Vec<EvidenceItem>,
+    /// The number to go on `from`, if there are more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<u64>,
+}
+
+/// `GET /v1/evidence/{number}`: one proof that a validator broke a rule. It needs nothing else to be verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceItem {
+    /// The chain id, 64 hex digits.
+    pub chain_id: String,
+    /// Its place among all that counted, from 0. Equal on all nodes.
+    pub number: u64,
+    /// The sequence at which it counted.
+    pub sequence: u64,
+    /// The epoch in which it was done.
+    pub epoch: u64,
+    /// Who did it.
+    pub accused: Accused,
+    /// What was done: a fixed word.
+    pub kind: String,
+    /// Of votes: their view.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub view: Option<u64>,
+    /// Of votes: their sequence.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub voted_sequence: Option<u64>,
+    /// Of vertices: their height.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub height: Option<u64>,
+    /// The two signed objects: base64 of the canonical encoding of `Evidence`.
+    pub evidence: String,
+}
+
+/// A validator as it was in the epoch of an offence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Accused {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Its ML-DSA-87 public key, hexadecimal.
+    pub key: String,
+}
+
 /// Every answer that is not a success, on every port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -44,7 +44,13 @@ impl Bucket {
 }
 
 /// Starts the thread. It ends when nobody can ask any more, which is when the transport is gone: the thread must not keep it.
-pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, transport: Weak<Transport>) -> io::Result<()> {
+pub(super) fn spawn(
+    requests: mpsc::Receiver<Request>,
+    storage: Arc<Storage>,
+    transport: Weak<Transport>,
+    #[cfg(feature = "byzantine")] attack: Option<Arc<crate::byzantine::Attack>>,
+    #[cfg(feature = "byzantine")] validators: Arc<cretoai_consensus::Validators>,
+) -> io::Result<()> {
     std::thread::Builder::new().name("creto-serve".into()).spawn(move || {
         let mut buckets: HashMap<NodeId, Bucket> = HashMap::new();
         for Request { from, message } in requests {
@@ -55,7 +61,13 @@ pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, tr
                 continue;
             }
             bucket.bytes -= REQUEST_COST;
-            for answer in answer(&storage, &message) {
+            let answers = answer(&storage, &message);
+            #[cfg(feature = "byzantine")]
+            let answers = match &attack {
+                Some(attack) => attack.lie(&validators, from, answers),
+                None => answers,
+            };
+            for answer in answers {
                 let frame = Bytes::from(encode(&answer));
                 bucket.bytes -= frame.len() as i64;
                 transport.send(from, answer.urgency().into(), frame);
@@ -67,7 +79,7 @@ pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, tr
 
 fn answer(storage: &Storage, request: &Message) -> Vec<Message> {
     let found = match request {
-        Message::FetchRecords { from } => storage.records(*from).map(|records| records.into_iter().collect()),
+        Message::FetchRecords { epoch, from } => storage.records(*epoch, *from).map(|records| records.into_iter().collect()),
         Message::FetchLane { author, above, up_to } => storage.lane(*author, *above, *up_to),
         _ => return Vec::new(),
     };
