@@ -1,15 +1,19 @@
 //! Signatures that cost a hash: BLAKE3 keyed with what names the key, padded to the size of the real ones. Anyone could
 //! forge them; the simulated attackers only sign with their own keys, as nobody can forge the real ones.
 
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Hash, PublicKey, Signature, Signer, Verifier};
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Hash, Parameters, PublicKey, Signature, Signer, Verifier};
 
 const TAG: usize = 32;
 
+/// A key that signs for the price of a hash.
+#[derive(Clone, Debug)]
 pub struct SimKey {
     public: PublicKey,
 }
 
 impl SimKey {
+    /// The key of that name.
+    #[must_use]
     pub fn new(name: &str) -> Self {
         let mut bytes = [0_u8; PublicKey::SIZE];
         bytes[..TAG].copy_from_slice(blake3::hash(name.as_bytes()).as_bytes());
@@ -35,6 +39,8 @@ impl Signer for SimKey {
     }
 }
 
+/// Checks what [`SimKey`] signs.
+#[derive(Clone, Copy, Debug)]
 pub struct SimVerifier;
 
 impl Verifier for SimVerifier {
@@ -43,24 +49,41 @@ impl Verifier for SimVerifier {
     }
 }
 
-pub fn member_key(index: usize) -> SimKey {
-    SimKey::new(&format!("member {index}"))
+/// The key of a machine. It gets another generation when it rotates or is replaced.
+#[must_use]
+pub fn member_key(machine: usize, generation: u32) -> SimKey {
+    SimKey::new(&format!("member {machine} generation {generation}"))
 }
 
-/// A genesis for `n` members. The counts of `model` are not held against [`Genesis::validate`]: mutants use others.
-pub fn genesis(n: usize, model: FaultModel, created_ms: u64) -> Genesis {
+/// The key of the admin.
+#[must_use]
+pub fn admin_key(generation: u32) -> SimKey {
+    SimKey::new(&format!("admin generation {generation}"))
+}
+
+/// A genesis for `n` members.
+#[must_use]
+pub fn genesis(n: usize, fault_model: FaultModel, parameters: Parameters, created_ms: u64) -> Genesis {
     let uid = "6ad1f6a5-simulated";
     let members = (0..n)
         .map(|index| {
-            let key = member_key(index);
-            let name = format!("sim-{index}");
+            let key = member_key(index, 0);
+            let name = member_name(index);
             let proof = key.sign(&Genesis::possession_message(uid, &name));
             GenesisMember { name, key: key.public_key().clone(), proof }
         })
         .collect();
-    Genesis { cluster_uid: uid.into(), admin_key: SimKey::new("admin").public_key().clone(), members, fault_model: model, created_ms }
+    Genesis { cluster_uid: uid.into(), admin_key: admin_key(0).public_key().clone(), members, fault_model, parameters, created_ms }
 }
 
+/// What people call a machine.
+#[must_use]
+pub fn member_name(machine: usize) -> String {
+    format!("sim-{machine}")
+}
+
+/// A hash of nothing in particular.
+#[must_use]
 pub fn nonsense(seed: u64) -> Hash {
     Hash::of_bytes(&seed.to_le_bytes())
 }
