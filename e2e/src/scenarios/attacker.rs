@@ -15,7 +15,8 @@ use crate::{
     process,
 };
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use cretoai_control::api::EvidenceItem;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams},
@@ -56,9 +57,12 @@ pub async fn tolerated(lab: &mut Lab) -> Result<String> {
     let turned = Instant::now();
     turn(&cluster, &attacker, &image.name()).await?;
     let attacks = Instant::now();
-    let proven = proven(lab, &cluster, &honest).await?;
+    // It attacks with what it has to say: payloads of clients who believe in it.
+    let bait = Traffic::begin(&cluster, &[Way::Pod(attacker.clone())], 2, Duration::from_millis(100));
+    let proven = proven(lab, &cluster, &attacker, &honest).await?;
     let found = attacks.elapsed();
     let named = named(lab, &cluster, &attacker).await?;
+    drop(bait);
     tokio::time::sleep(WATCHED).await;
     let watched = Instant::now();
     let outage = traffic.seen().longest_pause(attacks, watched, |_| true);
@@ -72,7 +76,7 @@ pub async fn tolerated(lab: &mut Lab) -> Result<String> {
     check::each_holds(&cluster, &honest, &known).await?;
     cluster.delete().await?;
     Ok(format!(
-        "{attacker} ran the attacker's program {} after the patch; {proven}, the first {} later; SUSPECTED named it after {}; {meanwhile} payloads final under attack, longest pause {}; {caught_up}; all {} acknowledged payloads are on the 3 honest nodes, one chain at sequence {sequence}",
+        "{attacker} ran the attacker's program {} after the patch; {proven}, {} later; SUSPECTED named it after {}; {meanwhile} payloads final under attack, longest pause {}; {caught_up}; all {} acknowledged payloads are on the 3 honest nodes, one chain at sequence {sequence}",
         seconds(attacks.duration_since(turned)),
         seconds(found),
         seconds(named.duration_since(attacks)),
@@ -98,27 +102,31 @@ async fn turn(cluster: &Cluster, pod: &str, image: &str) -> Result<()> {
     .await
 }
 
-/// Every honest node has evidence, and the node's own program verifies it without any node.
-async fn proven(lab: &Lab, cluster: &Cluster, honest: &[String]) -> Result<String> {
+/// Every honest node has the same first evidence against the attacker, and the node's own program verifies it without any node.
+async fn proven(lab: &Lab, cluster: &Cluster, attacker: &str, honest: &[String]) -> Result<String> {
     let folder = Folder::new()?;
-    let mut verified = Vec::new();
+    let map: ConfigMap = cluster.api::<ConfigMap>().get(&format!("{}-genesis", cluster.name)).await.context("reading the genesis")?;
+    let genesis = map.binary_data.and_then(|mut data| data.remove("genesis")).context("the genesis ConfigMap has no key genesis")?;
+    let genesis_file = folder.write("genesis", &genesis.0)?;
+    let (mut first, mut told) = (None, String::new());
     for name in honest {
         let answer = until(Duration::from_secs(120), &format!("evidence at {name}"), || async {
             let mut client: Client = cluster.node(name).await?;
-            let answer = client.get("/v1/evidence").await?;
-            ensure!(answer.status.is_success(), "GET /v1/evidence: {} {}", answer.status, answer.message());
-            let items: serde_json::Value = serde_json::from_slice(&answer.body).context("the evidence is not JSON")?;
-            let count = items.as_array().or_else(|| items.get("evidence")?.as_array()).map_or(0, Vec::len);
-            Ok(if count > 0 { Ok(answer.body) } else { Err("there is none".into()) })
+            let answer = client.get("/v1/evidence/0").await?;
+            Ok(if answer.status.is_success() { Ok(answer.body) } else { Err(format!("{}: {}", answer.status, answer.message())) })
         })
         .await?;
-        let file = folder.0.join(format!("{name}.json"));
-        std::fs::write(&file, &answer).with_context(|| format!("writing {}", file.display()))?;
-        let told = program(Command::new(&lab.settings.node_binary).args(["verify", "evidence"]).arg(&file)).await?;
-        verified.push(told.lines().last().unwrap_or_default().trim().to_owned());
+        let item: EvidenceItem = serde_json::from_slice(&answer).with_context(|| format!("the evidence of {name} is not the documented JSON"))?;
+        ensure!(item.accused.name == attacker, "{name} has evidence against {}, which did nothing", item.accused.name);
+        let same = first.get_or_insert_with(|| item.clone());
+        ensure!(*same == item, "the first evidence at {name} is not that of {}: {item:?}, {same:?}", honest.first().map_or("another", String::as_str));
+        let file = folder.write(&format!("{name}.json"), &answer)?;
+        let mut verify = Command::new(&lab.settings.node_binary);
+        told = program(verify.args(["verify", "evidence"]).arg(&file).arg("--genesis").arg(&genesis_file)).await?;
     }
-    let first = verified.first().cloned().unwrap_or_default();
-    Ok(format!("evidence at {} honest nodes, verified offline (\"{first}\")", verified.len()))
+    let kind = first.map(|item| item.kind).unwrap_or_default();
+    let told = told.lines().next().unwrap_or_default();
+    Ok(format!("evidence ({kind}) equal at {} honest nodes and verified offline: \"{told}\"", honest.len()))
 }
 
 /// The status names the attacker, and nobody else.
@@ -169,6 +177,12 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("creto-evidence-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
     }
 }
 
