@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cretoai_consensus::{
-    FaultModel, Genesis, GenesisMember, Height, Message, Parameters, NodeId, Outcome, Payload, Sequence,
-    engine::{Config, Engine, Input, Limits, Now, Recipient, Timing},
+    Ballot, Change, Checkpoint, CheckpointCertificate, CheckpointState, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash,
+    Height, Message, NewView, NodeId, Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Ready, Reconfig, Sequence,
+    SignedGenesis, SignedReconfig, Validators, View, ViewChange, ViewChangeHead, Vote,
+    engine::{Config, Engine, Execution, Input, Limits, Mark, Now, Recipient, Recovered, Role, Timing, Turn, Write},
 };
 use cretoai_control::keys::{MlDsa87, SecretKey};
 use cretoai_node::{
@@ -37,41 +39,49 @@ fn open(folder: &Path) -> Storage {
     Storage::open(folder, options, Arc::new(Metrics::new().unwrap())).unwrap()
 }
 
-fn start(genesis: &Genesis, own: NodeId, seed: &[u8; 32], storage: &Storage) -> Engine {
+fn start(genesis: &Genesis, seed: &[u8; 32], storage: &Storage) -> Engine {
     let config = Config {
-        genesis: genesis.clone(),
-        own,
-        signer: Arc::new(SecretKey::from_seed(seed).unwrap()),
+        chain_id: genesis.chain_id(),
+        signers: vec![Arc::new(SecretKey::from_seed(seed).unwrap())],
         verifier: Arc::new(MlDsa87),
         timing: Timing::default(),
         limits: Limits::default(),
+        seed: u64::from(seed[0]),
     };
     Engine::new(config, storage.recover(genesis).unwrap())
+}
+
+fn genesis(seeds: &[[u8; 32]]) -> Genesis {
+    let member = |(i, seed): (usize, &[u8; 32])| {
+        let key = SecretKey::from_seed(seed).unwrap();
+        let name = format!("node-{i}");
+        let proof = key.sign(&Genesis::possession_message("test", &name));
+        GenesisMember { name, key: key.public_key().clone(), proof }
+    };
+    let genesis = Genesis {
+        cluster_uid: "test".into(),
+        admin_key: admin().public_key().clone(),
+        members: seeds.iter().enumerate().map(member).collect(),
+        fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
+        created_ms: WALL,
+    };
+    genesis.validate(&MlDsa87).unwrap();
+    genesis
+}
+
+fn admin() -> SecretKey {
+    SecretKey::from_seed(&[99; 32]).unwrap()
 }
 
 impl Cluster {
     fn new(n: u8) -> Self {
         let seeds: Vec<[u8; 32]> = (1..=n).map(|i| [i; 32]).collect();
-        let admin = SecretKey::from_seed(&[99; 32]).unwrap();
-        let member = |(i, seed): (usize, &[u8; 32])| {
-            let key = SecretKey::from_seed(seed).unwrap();
-            let name = format!("node-{i}");
-            let proof = key.sign(&Genesis::possession_message("test", &name));
-            GenesisMember { name, key: key.public_key().clone(), proof }
-        };
-        let genesis = Genesis {
-            cluster_uid: "test".into(),
-            admin_key: admin.public_key().clone(),
-            members: seeds.iter().enumerate().map(member).collect(),
-            fault_model: FaultModel::Byzantine,
-        parameters: Parameters::default(),
-            created_ms: WALL,
-        };
-        genesis.validate(&MlDsa87).unwrap();
+        let genesis = genesis(&seeds);
         let folder = tempfile::tempdir().unwrap();
         let validators = (0..).map(NodeId).zip(seeds).map(|(own, seed)| {
             let storage = open(&folder.path().join(own.0.to_string()));
-            Validator { engine: start(&genesis, own, &seed, &storage), storage, seed, down: false }
+            Validator { engine: start(&genesis, &seed, &storage), storage, seed, down: false }
         });
         let validators = validators.collect();
         Self { genesis, folder, validators, at: Duration::ZERO, flying: VecDeque::new(), executed: Vec::new() }
@@ -149,13 +159,12 @@ impl Cluster {
     }
 
     fn restart(&mut self, i: usize) {
-        let own = NodeId(i as u32);
         let old = self.validators.remove(i);
         let known = (old.engine.executed(), old.engine.chain_hash(), old.engine.time_ms());
         let seed = old.seed;
         drop(old);
         let storage = open(&self.folder.path().join(i.to_string()));
-        let engine = start(&self.genesis, own, &seed, &storage);
+        let engine = start(&self.genesis, &seed, &storage);
         assert_eq!((engine.executed(), engine.chain_hash(), engine.time_ms()), known);
         self.validators.insert(i, Validator { engine, storage, seed, down: false });
     }
@@ -216,7 +225,7 @@ fn a_node_that_was_down_catches_up_from_the_stores_of_the_others() {
         assert!(records.iter().all(|record| *record == records[0]), "sequence {sequence}");
     }
     // It can itself serve what it learnt, up to certificates that it kept.
-    assert!(cluster.validators[3].storage.records(Sequence(1)).unwrap().is_some());
+    assert!(cluster.validators[3].storage.records(Epoch(0), Sequence(1)).unwrap().is_some());
     assert_eq!(cluster.validators[3].storage.lane(NodeId(0), Height(0), Height(3)).unwrap().len(), 3);
 }
 
