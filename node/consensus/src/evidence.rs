@@ -92,7 +92,8 @@ impl Evidence {
                 let ballot = &commit.ballot;
                 let same = ballot.phase == Phase::Commit && (ballot.epoch, ballot.voter) == (head.epoch, head.node);
                 let knew = head.executed >= ballot.sequence
-                    || (head.executed.0.checked_add(1) == Some(ballot.sequence.0) && head.prepared.is_some_and(|(view, _)| view >= ballot.view));
+                    || (head.executed.0.checked_add(1) == Some(ballot.sequence.0)
+                        && head.prepared.is_some_and(|(view, _)| view >= ballot.view));
                 let kind = OffenceKind::Concealed(ballot.view, ballot.sequence);
                 (same && head.view > ballot.view && !knew).then_some(Offence { epoch: ballot.epoch, accused: ballot.voter, kind })
             }

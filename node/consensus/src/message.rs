@@ -2,12 +2,12 @@
 
 use crate::{
     checkpoint::{Checkpoint, CheckpointCertificate},
+    crypto::Signature,
     decision::{Phase, Proposal, Record, Vote},
+    evidence::SignedHeader,
     hash::Hash,
     ids::{Epoch, Height, NodeId, Sequence, View},
     vertex::{Tip, Vertex},
-    evidence::SignedHeader,
-    crypto::Signature,
     view::{NewView, Proof, ViewChange, ViewChangeHead},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -99,6 +99,8 @@ pub enum Message {
 /// The newest objects that a node holds which another one signed. Only the signatures count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Recalled {
+    /// The answerer's epoch: only answers of the asker's own count as heard.
+    pub epoch: Epoch,
     /// Of the highest view.
     pub view_change: Option<(ViewChangeHead, Signature)>,
     /// Of the highest (view, sequence), at most [`MAX_RECALLED_VOTES`].
@@ -145,6 +147,8 @@ pub struct Status {
     pub active: bool,
     /// The view that it is in or ready to go to.
     pub want: View,
+    /// Whether it may sign: a learner, or a stale volume, has no use for what begins a view.
+    pub signs: bool,
     /// The newest sequence that it executed.
     pub executed: Sequence,
     /// The chain hash there.

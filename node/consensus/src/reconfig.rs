@@ -8,6 +8,7 @@ use crate::{
     genesis::{MAX_MEMBERS, MAX_NAME},
     hash::Hash,
     ids::{Epoch, NodeId, Sequence},
+    payload::VALIDITY_WINDOW_MS,
     quorum::FaultModel,
     state::ChainState,
     validators::{Member, Parameters, Validators},
@@ -77,7 +78,7 @@ pub struct Ready {
 pub struct Reconfig {
     /// The epoch that it ends.
     pub epoch: Epoch,
-    /// Void in decisions after this time, Unix milliseconds.
+    /// Void in decisions after this time, and more than a minute before it; Unix milliseconds.
     pub valid_until_ms: u64,
     /// The step.
     pub change: Change,
@@ -115,8 +116,8 @@ pub struct SignedReconfig {
 /// Why an order is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Void {
-    /// Made for another epoch, or too late.
-    #[error("it is not of this epoch, or too late")]
+    /// Made for another epoch, too late, or for more than a minute ahead.
+    #[error("it is not of this epoch, too late, or valid for more than a minute")]
     Late,
     /// A signature that is missing or does not verify.
     #[error("a signature is missing or does not verify")]
@@ -152,7 +153,7 @@ impl SignedReconfig {
         verifier: &dyn Verifier,
     ) -> Result<Validators, Void> {
         let Reconfig { epoch, valid_until_ms, change, ready } = &self.reconfig;
-        if *epoch != validators.epoch || time_ms > *valid_until_ms {
+        if *epoch != validators.epoch || time_ms > *valid_until_ms || *valid_until_ms > time_ms.saturating_add(VALIDITY_WINDOW_MS) {
             return Err(Void::Late);
         }
         if let Some(key) = change.new_key() {

@@ -9,11 +9,11 @@ use crate::{
     ids::{Epoch, NodeId, Sequence, View},
     payload::Outcome,
     validators::Validators,
-    vertex::{CheckedVertex, Item, Tip},
+    vertex::{CheckedVertex, Item, MAX_ITEMS, Tip},
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -25,6 +25,8 @@ const READY_KEPT: usize = 64;
 pub const FULL_REPUTATION: u32 = 10;
 /// At this reputation or less it is banned.
 const BANNED_AT: u32 = 2;
+/// In one rotation of this many nobody but the banned is skipped: who came back is tried again.
+const SKIP_ROTATIONS: u64 = 8;
 /// So many offences of one validator are kept, to count each once. More than lead to a ban.
 const OFFENCES_KEPT: usize = 16;
 
@@ -162,13 +164,15 @@ impl ChainState {
     }
 
     /// Whose views nobody wants: the banned, and those whose last two views below the newest record's origin gave none;
-    /// at most f, the banned first, then the most recent.
+    /// at most f, the banned first, then the most recent. Now and then the failed are tried again.
     #[must_use]
     pub fn skipped(&self, validators: &Validators) -> BTreeSet<NodeId> {
         let n = validators.members.len() as u64;
         let most = validators.quorum().f;
         let mut failed: Vec<(u64, NodeId)> = Vec::new();
-        for (position, (id, succeeded)) in (0_u64..).zip(validators.ids().zip(&self.leaders.succeeded)) {
+        let forgiving = n > 0 && (self.leaders.newest_origin.0 / n) % SKIP_ROTATIONS == SKIP_ROTATIONS - 1;
+        let tried = if forgiving { 0 } else { validators.members.len() };
+        for (position, (id, succeeded)) in (0_u64..).zip(validators.ids().zip(&self.leaders.succeeded)).take(tried) {
             // The views that it leads are offset, offset + n, ...
             let offset = (position + n - u64::from(validators.first) % n) % n;
             let below = self.leaders.newest_origin.0;
@@ -220,7 +224,14 @@ impl ChainState {
         verifier: &dyn Verifier,
     ) -> Judged {
         let mut judged = Judged::default();
-        for item in vertices.iter().flat_map(|vertex| &vertex.vertex().items) {
+        let mut judged_of: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for (author, item) in vertices.iter().flat_map(|vertex| vertex.vertex().items.iter().map(|item| (vertex.header().author, item))) {
+            // Bad items cost signature checks on every node: a few of each author, and its others are void here.
+            let count = judged_of.entry(author).or_default();
+            *count += 1;
+            if *count > MAX_ITEMS {
+                continue;
+            }
             match item {
                 Item::Evidence(evidence) => {
                     if let Some(offence) = self.count(chain_id, validators, previous, evidence, verifier) {

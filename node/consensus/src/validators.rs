@@ -44,7 +44,7 @@ impl Parameters {
     /// Whether a cluster can run with them.
     #[must_use]
     pub const fn are_sound(&self) -> bool {
-        self.checkpoint_interval > 0 && self.window >= 2 * self.checkpoint_interval && self.term_sequences > 0 && self.term_ms > 0
+        self.checkpoint_interval > 0 && self.window / 2 >= self.checkpoint_interval && self.term_sequences > 0 && self.term_ms > 0
     }
 }
 

@@ -189,7 +189,11 @@ impl CheckedVertex {
         }
         let key = author_key(header.author).ok_or(VertexError::Header)?;
         let bytes: usize = vertex.payloads.iter().map(Payload::encoded_len).sum();
-        if bytes > MAX_BODY || bytes != header.payload_bytes as usize || !vertex.payloads.iter().all(Payload::has_valid_size) || vertex.items.len() > MAX_ITEMS {
+        if bytes > MAX_BODY
+            || bytes != header.payload_bytes as usize
+            || !vertex.payloads.iter().all(Payload::has_valid_size)
+            || vertex.items.len() > MAX_ITEMS
+        {
             return Err(VertexError::Body);
         }
         let payload_ids = payload_ids(&vertex.payloads, domain);

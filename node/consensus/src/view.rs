@@ -250,7 +250,7 @@ impl NewView {
         let best = highest.clone().next()?;
         let message = Self::signing_message(self.epoch, self.view, &self.heads, chain_id);
         let signed = validators.member(leader).is_some_and(|leader| verifier.verify(&leader.key, &message, &self.signature));
-        let prepared = match (choice.prepared, &self.prepared) {
+        let prepared = || match (choice.prepared, &self.prepared) {
             (None, None) => true,
             (Some(claim), Some(prepared)) => {
                 claim.0 < self.view && prepared.proves(claim, choice.executed, choice.chain_hash, chain_id, validators, verifier)
@@ -258,7 +258,7 @@ impl NewView {
             _ => false,
         };
         let valid = signed
-            && prepared
+            && prepared()
             && is_proven(best, self.proof.as_ref(), opening, chain_id, validators, verifier)
             && self.heads.iter().all(|(head, signature)| head.verifies(signature, chain_id, validators, verifier));
         valid.then_some(choice)

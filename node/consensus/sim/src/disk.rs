@@ -62,6 +62,8 @@ struct Content {
     executions: BTreeMap<Sequence, Arc<Execution>>,
     /// The sequences whose commit certificate is kept.
     committed: BTreeSet<Sequence>,
+    /// Commit certificates that came after their decision was written.
+    learnt: BTreeMap<Sequence, Proof>,
     checkpoints: BTreeMap<Sequence, Arc<CheckpointCertificate>>,
     /// What ended each epoch.
     ends: BTreeMap<Epoch, Arc<CheckpointCertificate>>,
@@ -104,6 +106,12 @@ impl Content {
                     None => {}
                 }
             }
+            Write::Proof(sequence, Proof::Checkpoint(certificate)) => {
+                self.checkpoints.insert(*sequence, Arc::new(certificate.clone()));
+            }
+            Write::Proof(sequence, proof) => {
+                self.learnt.insert(*sequence, proof.clone());
+            }
             Write::Epoch { certificate, validators, state } => {
                 self.ends.insert(certificate.state.epoch, Arc::clone(certificate));
                 self.checkpoints.insert(certificate.state.sequence, Arc::clone(certificate));
@@ -122,6 +130,7 @@ impl Content {
         self.stable = Some(Arc::clone(certificate));
         self.checkpoints.insert(sequence, Arc::clone(certificate));
         self.committed = self.committed.split_off(&sequence.next());
+        self.learnt = self.learnt.split_off(&sequence.next());
         if self.proposed.as_ref().is_some_and(|(proposal, _)| proposal.sequence <= sequence) {
             self.proposed = None;
         }
@@ -139,7 +148,8 @@ impl Content {
         if let Some(certificate) = self.checkpoints.get(&sequence) {
             return Some(Proof::Checkpoint((**certificate).clone()));
         }
-        self.committed.contains(&sequence).then(|| self.executions.get(&sequence)?.proof.clone()).flatten()
+        let with_decision = || self.committed.contains(&sequence).then(|| self.executions.get(&sequence)?.proof.clone()).flatten();
+        self.learnt.get(&sequence).cloned().or_else(with_decision)
     }
 
     fn newest(&self) -> Option<&Arc<Execution>> {

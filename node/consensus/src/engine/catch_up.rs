@@ -73,9 +73,11 @@ impl CatchUp {
     }
 
     /// Whom to ask now for a lane that is held up to `tip`; nobody while an answer is outstanding.
+    #[allow(clippy::too_many_arguments, reason = "what is known of the lane, and when")]
     pub(super) fn ask_for_lane(
         &mut self,
         lane: usize,
+        forked: bool,
         tip: Height,
         up_to: Height,
         holders: &[NodeId],
@@ -83,9 +85,10 @@ impl CatchUp {
         retry: Duration,
     ) -> Option<NodeId> {
         let lane = self.lanes.get_mut(lane)?;
-        if let Some((height, asked)) = lane.asked.filter(|(height, _)| tip < *height) {
+        if let Some((height, asked)) = lane.asked.filter(|(height, _)| tip < *height || forked) {
             // While the answer is coming in, it is not asked for again.
-            if std::mem::take(&mut lane.arriving) {
+            // (An author who forks can let something arrive for ever.)
+            if std::mem::take(&mut lane.arriving) && !forked {
                 lane.asked = Some((height, now));
                 return None;
             }
@@ -93,7 +96,7 @@ impl CatchUp {
                 return None;
             }
             // Nothing came, or not all: the next holder.
-            lane.tries += usize::from(height == up_to);
+            lane.tries += 1;
         }
         let peer = holders.get(lane.tries % holders.len().max(1)).copied()?;
         lane.asked = Some((up_to, now));
@@ -139,9 +142,12 @@ impl Engine {
     }
 
     /// Asks the members in turn for what no report would make it ask for: it is none of them; or its epoch has ended and the
-    /// certificate of that is missing; or it cannot prove what it executed, because it stopped within a range.
+    /// certificate of that is missing; or it cannot prove what it executed, because it stopped within a range; or nobody of
+    /// its epoch is left to report.
     pub(super) fn learn(&mut self, now: Now) {
-        let alone = self.own.is_none() || self.successor.is_some() || self.lacks_proof();
+        let heard = self.peers.iter().filter_map(|peer| peer.status.as_ref()).map(|(_, came)| *came).max().unwrap_or_default();
+        let forgotten = now.at.saturating_sub(heard) >= 10 * self.timing.patience && self.validators.members.len() > 1;
+        let alone = self.own.is_none() || self.successor.is_some() || self.lacks_proof() || forgotten;
         let asked = self.catch_up.asked.is_some_and(|at| now.at.saturating_sub(at) < 2 * self.timing.patience);
         if !alone || asked || self.catch_up.has_records() {
             return;
@@ -213,10 +219,11 @@ impl Engine {
         while self.catch_up.records.front().is_some_and(|(r, _)| r.proposal.sequence <= self.state.sequence) {
             self.catch_up.records.pop_front();
         }
-        if self.successor.is_some() {
-            self.catch_up.records.clear();
-        }
         let Some((record, proof)) = self.catch_up.records.front() else { return false };
+        if self.successor.is_some() {
+            self.turn.diverged = Some(format!("a quorum certified sequence {} after this node's epoch ended", record.proposal.sequence));
+            return false;
+        }
         let (proposal, proof) = (record.proposal.clone(), proof.clone());
         // The chain hash in the next record, or in a checkpoint, proves this one's vertices. With a commit certificate they
         // are only claimed by the sender: what its certified cut gives here counts, and a lie must not stop this node.
@@ -228,7 +235,12 @@ impl Engine {
             return false;
         }
         self.catch_up.records.pop_front();
+        let certified = if let Some(Proof::Checkpoint(certificate)) = &proof { Some(certificate.state.clone()) } else { None };
         self.execute(now, proposal, vertices, proof);
+        if certified.is_some_and(|certified| certified != self.checkpoint_state()) {
+            self.turn.diverged = Some(format!("a quorum certified another state at sequence {} than this node has", self.state.sequence));
+            return false;
+        }
         if self.catch_up.records.is_empty() {
             // Go on at once with whoever is ahead.
             self.catch_up.asked = None;

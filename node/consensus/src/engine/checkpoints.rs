@@ -35,7 +35,22 @@ impl Checkpoints {
     }
 
     pub(super) fn newest_of(&self, node: NodeId) -> Option<Checkpoint> {
-        self.collected.iter().flatten().find(|checkpoint| checkpoint.node == node).cloned()
+        let own_word = self.collected.iter().flatten().find(|checkpoint| checkpoint.node == node).cloned();
+        own_word.or_else(|| {
+            let stable = self.stable.as_ref()?;
+            let (_, signature) = stable.signatures.iter().find(|(id, _)| *id == node)?;
+            Some(Checkpoint { state: stable.state.clone(), node, signature: signature.clone() })
+        })
+    }
+
+    /// A certificate of a sequence above the executed one is here.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// What came before its sequence was executed may be of use now.
+    pub(super) fn executed(&mut self) {
+        self.changed = true;
     }
 
     /// Begins an epoch: what the old one's members signed counts no more.
@@ -52,7 +67,7 @@ impl Engine {
     }
 
     /// The state after the executed sequence, as it is signed.
-    fn checkpoint_state(&self) -> CheckpointState {
+    pub(super) fn checkpoint_state(&self) -> CheckpointState {
         CheckpointState {
             epoch: self.validators.epoch,
             sequence: self.state.sequence,
@@ -152,12 +167,21 @@ impl Engine {
             return false;
         }
         let Some(certificate) = self.certificate_above_stable() else {
-            self.checkpoints.changed = self.checkpoints.ahead.is_some();
+            self.checkpoints.changed = false;
             return false;
         };
         let sequence = certificate.state.sequence;
         let known = self.known_chain_hash(sequence).is_none_or(|hash| hash == certificate.state.chain_hash);
-        let same = sequence != self.state.sequence || certificate.state == self.checkpoint_state();
+        let own = self
+            .checkpoints
+            .own
+            .as_ref()
+            .map(|own| &own.state)
+            .filter(|own| own.sequence == sequence && own.epoch == self.validators.epoch);
+        let same = match own {
+            Some(own) => *own == certificate.state,
+            None => sequence != self.state.sequence || certificate.state == self.checkpoint_state(),
+        };
         if !known || !same {
             self.turn.diverged = Some(format!("a quorum certified another state at sequence {sequence} than this node has"));
             return false;

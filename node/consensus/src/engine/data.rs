@@ -1,7 +1,7 @@
 //! The data layer: sealing payloads into vertices, receiving the others', acknowledging what is durable, and fetching
 //! what is missing.
 
-use super::{Engine, MAX_ADVANCE, Now, Pooled, Recipient, ViolationKind, Write, lane::Offer};
+use super::{Engine, MAX_ADVANCE, Now, Pooled, Recipient, ViolationKind, Write, lane::Offer, standing::Standing};
 use crate::{
     ids::{Epoch, Height, NodeId},
     message::{MAX_FETCHED_VERTICES, Message},
@@ -15,12 +15,19 @@ impl Engine {
     /// Takes a client's payload, if there is room.
     pub(super) fn submit(&mut self, now: Now, payload: Payload) {
         let bytes = payload.encoded_len();
-        if !payload.has_valid_size() || self.pool_bytes + bytes > self.limits.pool_bytes {
+        let seals = self.own.is_some() && !matches!(self.standing, Standing::Stale) && !self.is_banned();
+        if !seals || !payload.has_valid_size() || self.pool_bytes + bytes > self.limits.pool_bytes {
             self.turn.refused.push(payload.id(self.chain_id));
             return;
         }
         self.pool_bytes += bytes;
         self.pool.push_back(Pooled { payload, since: now.at });
+    }
+
+    /// Whether this node's lane advances no more.
+    fn is_banned(&self) -> bool {
+        let own = self.own_id();
+        self.state.banned(&self.validators).any(|id| Some(id) == own)
     }
 
     /// Whether this node's lane has room for one more vertex.
@@ -84,6 +91,10 @@ impl Engine {
         let links = others.map(|(author, lane)| Link { author, tip: lane.tip() }).collect();
         let previous = self.lanes.get(position).map_or_else(Tip::default, super::lane::Lane::tip);
         let items = self.items_to_seal();
+        if previous.height.next() <= self.mark.height && self.mark.epoch == self.validators.epoch {
+            // The mark outlives everything: that height was sealed before, and the store lost it.
+            return;
+        }
         let vertex = CheckedVertex::seal(&self.domain(), &*signer, own, previous, links, now.wall_ms, payloads, items);
         self.mark.height = vertex.header().height;
         let message = Message::Vertex(Arc::new(vertex.vertex().clone()));
@@ -105,7 +116,12 @@ impl Engine {
         };
         // What cannot be taken is not worth checking; a fork is, because it is evidence.
         let held = lane.holds(Tip { height: header.height, id: header.id(&self.domain()) });
-        if held || header.height <= lane.decided().height || self.refuses_for_items(&vertex) || self.waits_for_links(&vertex) {
+        if held
+            || header.height <= lane.decided().height
+            || !lane.may_take(header.height, self.limits.lane)
+            || self.refuses_for_items(&vertex)
+            || self.waits_for_links(&vertex)
+        {
             return;
         }
         let validators = Arc::clone(&self.validators);
@@ -202,13 +218,14 @@ impl Engine {
             let stands_since = self.catch_up.lane_stands_since(position, now.at);
             let waited = now.at.saturating_sub(stands_since) >= self.timing.patience;
             let Some(lane) = self.lanes.get(position) else { continue };
+            let forked = lane.forked().is_some();
             let (above, up_to) = match (lane.forked(), self.missing(position, waited)) {
                 (Some(range), _) => range,
                 (None, Some(target)) => (lane.tip().height, Height(target.0.min(lane.tip().height.0 + MAX_FETCHED_VERTICES))),
                 (None, None) => continue,
             };
-            let holders = self.holders(author, position, up_to);
-            if let Some(peer) = self.catch_up.ask_for_lane(position, above, up_to, &holders, now.at, self.timing.status) {
+            let holders = self.holders(author, position, up_to, forked);
+            if let Some(peer) = self.catch_up.ask_for_lane(position, forked, above, up_to, &holders, now.at, self.timing.status) {
                 self.send(Recipient::One(peer), Message::FetchLane { author, above, up_to });
             }
         }
@@ -235,7 +252,7 @@ impl Engine {
     }
 
     /// Who says that he holds a lane up to a height; its author first.
-    fn holders(&self, author: NodeId, position: usize, height: Height) -> Vec<NodeId> {
+    fn holders(&self, author: NodeId, position: usize, height: Height, forked: bool) -> Vec<NodeId> {
         let own = self.own_id();
         let others = || self.validators.ids().filter(|peer| Some(*peer) != own);
         let holds = |peer: &NodeId| {
@@ -243,11 +260,13 @@ impl Engine {
             peer.and_then(|peer| peer.acknowledged.get(position)).is_some_and(|tip| tip.height >= height)
         };
         let mut holders: Vec<NodeId> = others().filter(holds).collect();
-        // Who hears no acknowledgements (a learner) or is far behind asks everyone in turn.
-        if holders.is_empty() || self.own.is_none() || self.catch_up.has_records() {
+        // Who hears no acknowledgements (a learner), is far behind, or looks for a branch (heights tell nothing of branches)
+        // asks everyone in turn.
+        if holders.is_empty() || forked || self.own.is_none() || self.catch_up.has_records() {
             holders = others().collect();
         }
-        holders.sort_by_key(|peer| *peer != author);
+        // The author first, unless it forks: then last.
+        holders.sort_by_key(|peer| (*peer != author) != forked);
         holders
     }
 }

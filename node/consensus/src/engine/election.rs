@@ -11,7 +11,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// The timeout doubles with each view that decided nothing, up to so many times.
+/// The timeout doubles with each view that ends early, up to so many times.
 const MAX_DOUBLINGS: u32 = 6;
 /// So many sequences executed in one view halve the next timeout.
 const CALM: u64 = 64;
@@ -22,9 +22,11 @@ const LOOKS: u32 = 16;
 pub(super) struct Election {
     /// The view that this node is in or ready to go to.
     pub(super) want: View,
+    /// The first turn was taken.
+    begun: bool,
     entered: Duration,
     entered_at: Sequence,
-    /// k: how many views in a row decided nothing, less what calm took off again.
+    /// k: how many views in a row ended early, less what calm took off again.
     failures: u32,
     /// T, drawn when the view was entered.
     timeout: Duration,
@@ -68,7 +70,15 @@ impl Election {
 
     /// Begins an epoch, at its view 0.
     pub(super) fn restart(&mut self, now: Duration, sequence: Sequence, timeout: Duration) {
-        *self = Self { entered: now, entered_at: sequence, timeout, leader_heard: now, resigning: self.resigning, ..Self::default() };
+        *self = Self {
+            begun: true,
+            entered: now,
+            entered_at: sequence,
+            timeout,
+            leader_heard: now,
+            resigning: self.resigning,
+            ..Self::default()
+        };
     }
 }
 
@@ -106,6 +116,7 @@ impl Engine {
             return false;
         }
         self.election.look = now.at + self.timing.timeout / LOOKS;
+        self.begin_clocks(now);
         self.watch_lanes(now);
         let pushed = self.wanted_by(self.quorum().w.max(2), self.view);
         let reason = pushed > self.view || self.has_own_reason(now);
@@ -123,6 +134,16 @@ impl Engine {
         }
         self.enter_view(now, entered);
         true
+    }
+
+    /// Times count from the first turn: the monotonic clock may begin anywhere.
+    fn begin_clocks(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.election.begun, true) {
+            self.election.entered = now.at;
+            self.election.leader_heard = self.election.leader_heard.max(now.at);
+            self.round_since = self.round_since.max(now.at);
+            self.last_executed = self.last_executed.max(now.at);
+        }
     }
 
     /// When to look again, while this node is a member.
@@ -166,6 +187,13 @@ impl Engine {
         }
     }
 
+    /// A certificate, or more nodes than can lie, say that the cluster has gone on.
+    fn is_behind(&self) -> bool {
+        let executed = self.state.sequence;
+        let ahead = self.peers.iter().filter(|peer| peer.status.as_ref().is_some_and(|(status, _)| status.executed > executed)).count();
+        self.checkpoints.is_behind() || ahead >= self.quorum().w.max(2)
+    }
+
     /// Whether one of this node's own reasons to leave the view holds.
     fn has_own_reason(&self, now: Now) -> bool {
         let election = &self.election;
@@ -173,7 +201,7 @@ impl Engine {
         let leader = self.leader();
         let leads = self.leads();
         // Who knows that a quorum went on catches up instead.
-        let behind = self.catch_up.has_records() || self.successor.is_some();
+        let behind = self.catch_up.has_records() || self.successor.is_some() || self.is_behind();
         let silent = !leads && lasted(election.leader_heard);
         let not_begun = !self.active && lasted(election.entered);
         let undone = election.undecided.iter().flatten().any(|(_, since)| lasted(*since));
@@ -189,16 +217,24 @@ impl Engine {
         election.equivocated || over || resigns || (!behind && (silent || not_begun || undone))
     }
 
+    /// A view that lasted has not failed. That it decided something is not enough: a liar and a slow node could push views
+    /// for ever, and only a growing timeout ends that.
+    fn served_half_a_term(&self, now: Now) -> bool {
+        let parameters = &self.validators.parameters;
+        let served = u64::try_from(now.at.saturating_sub(self.election.entered).as_millis()).unwrap_or(u64::MAX);
+        let decided = self.state.sequence.0.saturating_sub(self.election.entered_at.0);
+        served >= parameters.term_ms / 2 || decided >= parameters.term_sequences / 2
+    }
+
     /// Leaves the view behind. From here on nothing is signed below the new one.
     pub(super) fn enter_view(&mut self, now: Now, view: View) {
-        // A view that decided something has not failed.
-        let decided = self.state.sequence > self.election.entered_at;
         let before = self.election.failures;
-        let failures = if decided { before.saturating_sub(1) } else { (before + 1).min(MAX_DOUBLINGS) };
+        let failures = if self.served_half_a_term(now) { before.saturating_sub(1) } else { (before + 1).min(MAX_DOUBLINGS) };
         let timeout = self.draw_timeout(failures);
         self.election.restart(now.at, self.state.sequence, timeout);
         self.election.failures = failures;
         self.election.want = view;
+        self.remember_votes(self.state.sequence.next());
         self.view = view;
         self.active = false;
         self.choice = None;

@@ -9,12 +9,7 @@ use super::{
     peer::Peer,
     standing::{self, Mark, Standing},
 };
-use crate::{
-    ids::View,
-    mutants::mutant,
-    vertex::Item,
-    view::Opening,
-};
+use crate::{ids::View, mutants::mutant, vertex::Item, view::Opening};
 use std::{collections::BTreeSet, sync::Arc};
 
 impl Engine {
@@ -34,7 +29,6 @@ impl Engine {
         self.opening = Opening { sequence: state.sequence, chain_hash: state.chain_hash };
         self.certified = (state.sequence, state.chain_hash, None);
         self.state = state;
-        self.previous = Some(old);
         self.successor = None;
         self.opened_by = Some(Arc::clone(&certificate));
         self.own = standing::own_key(&next, &self.signers);
@@ -42,14 +36,19 @@ impl Engine {
             self.own.clone_from(&old_own);
         }
         let key = |own: &Option<(crate::NodeId, Arc<dyn crate::Signer>)>| own.as_ref().map(|(_, signer)| signer.public_key().clone());
-        if self.own.is_some() && key(&old_own) != key(&self.own) {
-            // A key that joins has never signed; unless this volume is an older copy.
+        let other_key = self.own.is_some() && key(&old_own) != key(&self.own);
+        if other_key || matches!(self.standing, Standing::Checking(_)) {
+            // A key that joins has never signed, unless this volume is an older copy. And what the old members answered
+            // says nothing of the new epoch.
             self.standing = Standing::Checking(BTreeSet::new());
         }
         self.lanes = self.state.tips.iter().map(|tip| Lane::new(*tip)).collect();
         self.peers = (0..n).map(|_| Peer::new(n)).collect();
         self.catch_up = CatchUp::new(n);
         self.checkpoints.restart(n);
+        self.early.clear();
+        self.sealed.clear();
+        self.reported.retain(|id, _| next.member(*id).is_some() || old.member(*id).is_some());
         self.view = View(0);
         self.active = true;
         self.choice = None;
@@ -68,6 +67,13 @@ impl Engine {
         self.seal_empty = self.own.is_some();
         self.last_sealed = None;
         self.status_due = true;
+        self.previous = Some(old);
+        if self.own.is_none() {
+            // Nobody will seal these here: their senders go elsewhere.
+            self.turn.refused.extend(self.pool.drain(..).map(|pooled| pooled.payload.id(self.chain_id)));
+            self.pool_bytes = 0;
+            self.items.clear();
+        }
         self.persist(Write::Epoch { certificate, validators: Arc::clone(&next), state: Box::new(self.state.clone()) });
         self.turn.opened = Some(next);
         self.begin_standing();

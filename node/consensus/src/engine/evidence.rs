@@ -24,8 +24,21 @@ impl Engine {
             (Item::Evidence(a), Item::Evidence(b)) => a.offence() == b.offence(),
             (a, b) => a == b,
         });
-        if !known && self.items.len() < MAX_ITEMS_WAITING {
-            self.items.push_back(item);
+        if known {
+            return;
+        }
+        match &item {
+            // The admin's order goes first; one waits at a time.
+            Item::Reconfig(_) => {
+                self.items.retain(|item| matches!(item, Item::Evidence(_)));
+                self.items.push_front(item);
+            }
+            Item::Evidence(evidence) => {
+                let sealed = evidence.offence().is_none_or(|offence| self.sealed.contains(&offence));
+                if !sealed && self.items.len() < MAX_ITEMS_WAITING {
+                    self.items.push_back(item);
+                }
+            }
         }
     }
 
@@ -41,7 +54,26 @@ impl Engine {
     /// The next items for a vertex.
     pub(super) fn items_to_seal(&mut self) -> Vec<Item> {
         let count = self.items.len().min(MAX_ITEMS);
-        self.items.drain(..count).collect()
+        let items: Vec<Item> = self.items.drain(..count).collect();
+        for item in &items {
+            if let Item::Evidence(evidence) = item {
+                self.sealed.extend(evidence.offence());
+            }
+        }
+        items
+    }
+
+    /// Of this node's own items in an executed sequence those beyond what is judged: they are sealed again.
+    pub(super) fn take_back_void_items(&mut self, vertices: &[Arc<CheckedVertex>]) {
+        let own = self.own_id();
+        let of_own = vertices.iter().filter(|vertex| Some(vertex.header().author) == own);
+        let items: Vec<Item> = of_own.flat_map(|vertex| vertex.vertex().items.clone()).collect();
+        for item in &items {
+            if let Item::Evidence(evidence) = item {
+                self.sealed.retain(|offence| Some(*offence) != evidence.offence());
+            }
+        }
+        items.into_iter().skip(MAX_ITEMS).for_each(|item| self.take_item(item));
     }
 
     /// Two vertices of one slot.

@@ -85,11 +85,14 @@ impl Engine {
             }
         }
         self.drop_needless_items();
+        self.take_back_void_items(&vertices);
+        self.remember_votes(sequence);
         self.round = std::mem::take(&mut self.next_round);
         self.round_since = now.at;
         self.last_executed = now.at;
         self.election.executed(sequence);
         self.catch_up.moved_on();
+        self.checkpoints.executed();
         let execution = Arc::new(Execution {
             epoch: validators.epoch,
             record,

@@ -121,6 +121,19 @@ impl Lane {
             || self.at(tip.height).is_some_and(|v| v.id() != tip.id)
     }
 
+    /// Whether a vertex of this height can be taken, or tells something: what cannot is not worth checking.
+    pub(super) fn may_take(&self, height: Height, room: usize) -> bool {
+        let top = self.tip().height;
+        self.wanted.is_some() || height <= top || (self.chain.len() < room && (height == top.next() || self.waiting.len() < MAX_WAITING))
+    }
+
+    /// The vertex of the decided tip, given back after a restart.
+    pub(super) fn recall_decided(&mut self, vertex: Arc<CheckedVertex>) {
+        if vertex.tip() == self.decided {
+            self.last_decided = Some(vertex);
+        }
+    }
+
     /// Offers a checked vertex. `room` is how many undecided vertices may be held.
     pub(super) fn offer(&mut self, vertex: Arc<CheckedVertex>, room: usize) -> Offer {
         let candidate = self.wanted.is_some().then(|| Arc::clone(&vertex));
@@ -252,7 +265,8 @@ impl Lane {
     fn keep_pinned(&mut self, chain: VecDeque<Arc<CheckedVertex>>) {
         let highest = self.pinned.iter().filter(|tip| chain.iter().any(|vertex| vertex.tip() == **tip)).map(|tip| tip.height).max();
         let Some(highest) = highest else { return };
-        for vertex in chain.into_iter().filter(|vertex| vertex.header().height <= highest && !self.holds(vertex.tip())).collect::<Vec<_>>() {
+        for vertex in chain.into_iter().filter(|vertex| vertex.header().height <= highest && !self.holds(vertex.tip())).collect::<Vec<_>>()
+        {
             let slot = self.beside.entry(vertex.header().height).or_default();
             if slot.len() < MAX_PINNED && slot.iter().all(|known| known.id() != vertex.id()) {
                 slot.push(vertex);

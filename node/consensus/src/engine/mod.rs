@@ -36,10 +36,11 @@ mod round;
 mod standing;
 mod view_change;
 
+use crate::mutants::mutant;
 use crate::{
     checkpoint::{Checkpoint, CheckpointCertificate},
     crypto::{Signer, Verifier},
-    decision::{Proposal, Record, Vote},
+    decision::{Phase, Proposal, Record, Vote},
     domain::Domain,
     evidence::{Evidence, Offence},
     genesis::Genesis,
@@ -54,7 +55,6 @@ use crate::{
     vertex::{CheckedVertex, Item, Tip},
     view::{Choice, NewView, Opening, Prepared, Proof, ViewChange},
 };
-use crate::mutants::mutant;
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use election::Election;
@@ -66,7 +66,7 @@ use round::Round;
 use standing::Standing;
 pub use standing::{Mark, Role};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -156,7 +156,7 @@ pub struct Config {
 pub struct Recovered {
     /// The validators of the newest epoch that was opened here.
     pub validators: Arc<Validators>,
-    /// Those of the epoch before.
+    /// Those of the epoch before; needed in every epoch but the first, or evidence would be judged otherwise than elsewhere.
     pub previous: Option<Arc<Validators>>,
     /// Those of the next epoch, if the newest sequence ended this one and it is not opened yet.
     pub successor: Option<Arc<Validators>>,
@@ -168,7 +168,7 @@ pub struct Recovered {
     pub state: ChainState,
     /// The newest executed sequence of this epoch whose proof is kept, with its chain hash.
     pub certified: Option<(Sequence, Hash, Proof)>,
-    /// Every stored vertex of this epoch above the decided tips, by height.
+    /// Every stored vertex of this epoch at or above the decided tips, by height.
     pub undecided: Vec<Arc<CheckedVertex>>,
     /// The VIEW-CHANGE with which this node entered its view, unless that is the epoch's first.
     pub view_change: Option<Arc<ViewChange>>,
@@ -188,7 +188,7 @@ pub struct Recovered {
     pub checkpoint: Option<Checkpoint>,
     /// The stable checkpoint.
     pub stable: Option<Arc<CheckpointCertificate>>,
-    /// Payloads executed within the last minute of chain time: id, `valid_until`, sequence.
+    /// Payloads executed within the last minute of chain time, also of the epochs before: id, `valid_until`, sequence.
     pub recent: Vec<(Hash, u64, Sequence)>,
 }
 
@@ -405,6 +405,8 @@ pub struct Engine {
     // ---- the sequence after the executed one, and the one after that
     round: Round,
     next_round: Round,
+    /// What came for a later view: of each peer and step the newest.
+    early: BTreeMap<(NodeId, Phase), (View, Message)>,
     /// The prepared certificate of the highest view, of the sequence after [`Self::certified`].
     prepared: Option<Prepared>,
 
@@ -413,6 +415,8 @@ pub struct Engine {
     pool: VecDeque<Pooled>,
     pool_bytes: usize,
     items: VecDeque<Item>,
+    /// What evidence in undecided own vertices is about.
+    sealed: BTreeSet<Offence>,
     last_sealed: Option<Duration>,
     /// An epoch has begun: one vertex, empty if need be, proves that it works.
     seal_empty: bool,
@@ -422,6 +426,8 @@ pub struct Engine {
     peers: Vec<Peer>,
     /// Who reports which sequence, also of other epochs.
     reported: BTreeMap<NodeId, Sequence>,
+    /// Who was shown the end of its epoch, and when.
+    shown: BTreeMap<NodeId, Duration>,
     catch_up: CatchUp,
     checkpoints: Checkpoints,
 
@@ -464,16 +470,19 @@ impl Engine {
             election: Election::default(),
             round: Round::default(),
             next_round: Round::default(),
+            early: BTreeMap::new(),
             prepared: None,
             lanes: state.tips.iter().map(|tip| Lane::new(*tip)).collect(),
             pool: VecDeque::new(),
             pool_bytes: 0,
             items: VecDeque::new(),
+            sealed: BTreeSet::new(),
             last_sealed: None,
             seal_empty: false,
             acknowledged: Vec::new(),
             peers: (0..n).map(|_| Peer::new(n)).collect(),
             reported: BTreeMap::new(),
+            shown: BTreeMap::new(),
             catch_up: CatchUp::new(n),
             checkpoints: Checkpoints::new(n, recovered.checkpoint, recovered.stable),
             last_proposed: None,
@@ -507,7 +516,11 @@ impl Engine {
         engine.want_named();
         for vertex in undecided {
             if let Some(lane) = engine.position(vertex.header().author).and_then(|position| engine.lanes.get_mut(position)) {
-                lane.offer(vertex, usize::MAX);
+                if vertex.tip() == lane.decided() {
+                    lane.recall_decided(vertex);
+                } else {
+                    lane.offer(vertex, usize::MAX);
+                }
             }
         }
         engine.begin_standing();
@@ -589,7 +602,7 @@ impl Engine {
             Message::ViewChange(change) => self.receive_view_change(from, change),
             Message::NewView(new_view) => self.receive_new_view(now, from, new_view),
             Message::Checkpoint(checkpoint) => self.receive_checkpoint(from, checkpoint),
-            Message::Recall => self.answer_recall(from),
+            Message::Recall => self.answer_recall(now, from),
             // The driver answers these from the store; they never come this far. The others were taken above.
             Message::FetchRecords { .. } | Message::FetchLane { .. } => self.violation(from, ViolationKind::Malformed),
             Message::Status(_) | Message::Fetched(_) | Message::Records { .. } | Message::Stable(_) | Message::Recalled(_) => {}

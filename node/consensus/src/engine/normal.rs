@@ -8,7 +8,7 @@ use crate::{
     decision::{Ballot, Phase, Proposal, Vote},
     evidence::Evidence,
     hash::Hash,
-    ids::{NodeId, Sequence},
+    ids::{NodeId, Sequence, View},
     message::Message,
     mutants::mutant,
     vertex::Tip,
@@ -31,7 +31,7 @@ impl Engine {
     /// Whether this node votes for the sequence after the executed one: it may sign, its view has begun, it can prove
     /// what it executed, the epoch goes on, and the stable checkpoint is near.
     fn may_vote(&self) -> bool {
-        let ended = self.successor.is_some() && !mutant!(PreparedPastReconfig);
+        let ended = self.state.successor.is_some() && !mutant!(PreparedPastReconfig);
         let within = self.state.sequence.next().0 <= self.stable_or_opening().0.saturating_add(self.validators.parameters.window);
         self.may_sign() && self.has_caught_up_with_view() && self.certified.0 == self.state.sequence && !ended && within
     }
@@ -57,6 +57,7 @@ impl Engine {
         let Some(vote) = self.sign(Phase::PrePrepare, proposal.sequence, proposal.digest(&self.domain())) else { return false };
         self.round.proposed =
             Some(Proposed { digest: vote.ballot.digest, proposal: proposal.clone(), vote: vote.clone(), arrived_ms: now.wall_ms });
+        self.pin(&proposal);
         self.cast(now, vote.clone(), Some((proposal.clone(), vote.clone())));
         self.send(Recipient::All, Message::PrePrepare { proposal, vote });
         self.last_proposed = Some(now.at);
@@ -72,9 +73,11 @@ impl Engine {
         let aged = |came: Duration| u64::try_from(now.at.saturating_sub(came).as_millis()).unwrap_or(u64::MAX);
         let own = self.own_position();
         let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own).filter_map(|(_, peer)| peer.status.as_ref());
+        // The clock of one that is silent tells nothing.
+        let others = others.filter(|(_, came)| now.at.saturating_sub(*came) < self.timing.timeout);
         let mut clocks: Vec<u64> = others.map(|(status, came)| status.clock_ms.saturating_add(aged(*came))).chain([now.wall_ms]).collect();
         clocks.sort_unstable_by(|a, b| b.cmp(a));
-        let allowed = clocks.get(self.quorum().q - 1).map_or(now.wall_ms, |clock| clock.saturating_add(MAX_AHEAD_MS / 2));
+        let allowed = clocks.get(self.quorum().q - 1).or(clocks.last()).map_or(now.wall_ms, |clock| clock.saturating_add(MAX_AHEAD_MS / 2));
         self.state.time_ms.max(now.wall_ms.min(allowed))
     }
 
@@ -137,7 +140,13 @@ impl Engine {
             self.active = true;
             self.choice = None;
         }
-        if ballot.epoch != self.validators.epoch || ballot.view != self.view || self.successor.is_some() {
+        if ballot.epoch != self.validators.epoch || self.successor.is_some() {
+            return;
+        }
+        if ballot.view > self.view {
+            return self.keep_for_later(from, ballot.view, Message::PrePrepare { proposal, vote });
+        }
+        if ballot.view < self.view {
             return;
         }
         let leads = ballot.phase == Phase::PrePrepare && ballot.voter == self.leader();
@@ -248,6 +257,9 @@ impl Engine {
 
     pub(super) fn receive_vote(&mut self, from: NodeId, vote: &Vote) {
         let Ballot { epoch, phase, view, sequence, digest, voter } = vote.ballot;
+        if epoch == self.validators.epoch && view > self.view {
+            return self.keep_for_later(from, view, Message::Vote(vote.clone()));
+        }
         if (epoch != self.validators.epoch && !mutant!(OldEpochVotes)) || view != self.view {
             return;
         }
@@ -280,7 +292,8 @@ impl Engine {
         if self.round.committed() || !self.may_vote() {
             return false;
         }
-        let prepared = self.round.prepared().or_else(|| self.round.proposed.as_ref().map(|p| p.digest).filter(|_| mutant!(CommitUnprepared)));
+        let prepared =
+            self.round.prepared().or_else(|| self.round.proposed.as_ref().map(|p| p.digest).filter(|_| mutant!(CommitUnprepared)));
         let Some(digest) = prepared else { return false };
         let Some(proposed) = self.round.proposed.as_ref().filter(|proposed| proposed.digest == digest) else { return false };
         let sequence = self.state.sequence.next();
@@ -298,6 +311,46 @@ impl Engine {
 
     // ---- votes
 
+    /// A vote of a view that this node enters a moment later, perhaps: one of each peer and step, of its newest view.
+    fn keep_for_later(&mut self, from: NodeId, view: View, message: Message) {
+        let step = match &message {
+            Message::PrePrepare { .. } => Phase::PrePrepare,
+            Message::Vote(vote) => vote.ballot.phase,
+            _ => return,
+        };
+        if self.early.get(&(from, step)).is_none_or(|(known, _)| *known <= view) {
+            self.early.insert((from, step), (view, message));
+        }
+    }
+
+    /// Takes in what came too early for this view.
+    pub(super) fn take_in_early(&mut self, now: Now) {
+        let view = self.view;
+        for ((from, _), (of, message)) in std::mem::take(&mut self.early) {
+            match message {
+                _ if of > view => self.keep_for_later(from, of, message),
+                _ if of < view => {}
+                Message::PrePrepare { proposal, vote } => self.receive_proposal(now, from, proposal, vote),
+                Message::Vote(vote) => self.receive_vote(from, &vote),
+                _ => {}
+            }
+        }
+    }
+
+    /// Of each member the newest vote of a round that is given up: it may be asked for.
+    pub(super) fn remember_votes(&mut self, sequence: Sequence) {
+        let leader = self.leader();
+        let ids: Vec<NodeId> = self.validators.ids().filter(|id| Some(*id) != self.own_id()).collect();
+        for voter in ids {
+            let newest = self.round.votes_of(voter, leader).last();
+            let Some((phase, digest, signature)) = newest else { continue };
+            let ballot = Ballot { epoch: self.validators.epoch, phase, view: self.view, sequence, digest, voter };
+            if let Some(peer) = self.position(voter).and_then(|position| self.peers.get_mut(position)) {
+                peer.newest_vote = Some(Vote { ballot, signature });
+            }
+        }
+    }
+
     /// Votes are kept for the next two sequences only.
     pub(super) fn round_of(&mut self, sequence: Sequence) -> Option<&mut Round> {
         let next = self.state.sequence.next();
@@ -312,6 +365,11 @@ impl Engine {
 
     fn sign(&self, phase: Phase, sequence: Sequence, digest: Hash) -> Option<Vote> {
         let (own, signer) = self.own.as_ref()?;
+        // The mark outlives everything: whatever a store gave back, nothing is signed twice.
+        let forgotten = mutant!(VotesLostOnRestart) || mutant!(StaleViewAccepted) || mutant!(ViewNotDurable);
+        if self.mark.epoch == self.validators.epoch && Some((self.view, sequence, phase)) <= self.mark.vote && !forgotten {
+            return None;
+        }
         let ballot = Ballot { epoch: self.validators.epoch, phase, view: self.view, sequence, digest, voter: *own };
         Some(Vote { ballot, signature: signer.sign(&ballot.signing_message(self.chain_id)) })
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     crypto::Signature,
+    decision::Vote,
     message::Status,
     vertex::Tip,
     view::{ViewChange, ViewChangeHead},
@@ -53,6 +54,10 @@ pub(super) struct Peer {
     pub(super) checkpoint: Standstill,
     /// The head of its VIEW-CHANGE of the highest view, verified.
     pub(super) signed_view: Option<(ViewChangeHead, Signature)>,
+    /// Its newest vote of a round that was given up.
+    pub(super) newest_vote: Option<Vote>,
+    /// When it was told last what it signed, or what ended its epoch.
+    pub(super) told: Option<Duration>,
     /// The whole of it, while this node would lead that view; and whether all of it was found to verify.
     pub(super) view_change: Option<(Arc<ViewChange>, Option<bool>)>,
 }
@@ -67,6 +72,8 @@ impl Peer {
             lane: Standstill::default(),
             checkpoint: Standstill::default(),
             signed_view: None,
+            newest_vote: None,
+            told: None,
             view_change: None,
         }
     }

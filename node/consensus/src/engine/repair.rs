@@ -34,6 +34,7 @@ impl Engine {
             view: self.view,
             active: self.active,
             want: self.election.want,
+            signs: self.may_sign(),
             executed: self.state.sequence,
             chain_hash: self.state.chain_hash,
             stable: self.stable_or_opening(),
@@ -59,7 +60,7 @@ impl Engine {
     pub(super) fn receive_status(&mut self, now: Now, from: NodeId, status: Status) {
         self.heard_of(from, status.executed);
         if status.epoch < self.validators.epoch {
-            return self.show_the_end_of_its_epoch(from, &status);
+            return self.show_the_end_of_its_epoch(now, from, &status);
         }
         let Some(position) = self.position(from).filter(|_| status.epoch == self.validators.epoch) else {
             return self.fetch_records(now);
@@ -101,9 +102,16 @@ impl Engine {
 
     /// A peer that executed the last sequence of the epoch before this one lacks only its certificate. One that is further
     /// behind fetches records first.
-    fn show_the_end_of_its_epoch(&mut self, to: NodeId, status: &Status) {
+    fn show_the_end_of_its_epoch(&mut self, now: Now, to: NodeId, status: &Status) {
         let waits = status.epoch.next() == self.validators.epoch && status.executed >= self.opening.sequence;
-        if let Some(certificate) = self.opened_by.clone().filter(|_| waits && !mutant!(RepairOff)) {
+        // Members of this epoch or the one before, each once in a while.
+        let known = self.validators.member(to).is_some() || self.previous.as_ref().is_some_and(|previous| previous.member(to).is_some());
+        let told = self.shown.get(&to).is_some_and(|told| now.at.saturating_sub(*told) < self.timing.patience);
+        if !waits || !known || told || mutant!(RepairOff) {
+            return;
+        }
+        if let Some(certificate) = self.opened_by.clone() {
+            self.shown.insert(to, now.at);
             self.send(Recipient::One(to), Message::Stable(certificate));
         }
     }
@@ -144,7 +152,7 @@ impl Engine {
     fn lacking_in_its_view(&self, status: &Status, to: NodeId) -> Vec<Message> {
         let mut messages = Vec::new();
         let begun = status.view == self.view && status.active;
-        if !begun && status.view <= self.view {
+        if !begun && status.signs && status.view <= self.view {
             if let Some(new_view) = &self.new_view {
                 messages.push(Message::NewView(Arc::clone(new_view)));
             } else if let Some(change) = self.view_change.as_ref().filter(|_| status.view == self.view && to == self.leader()) {

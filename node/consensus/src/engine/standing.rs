@@ -4,7 +4,7 @@
 //! signature after a start it asks q - 1 other members what they hold of its own. A signature above its mark shows a volume
 //! restored from an older copy, and its key never signs again. A claim without its signature means nothing.
 
-use super::{Engine, Recipient, Write};
+use super::{Engine, Now, Recipient, Write};
 use crate::{
     checkpoint::Checkpoint,
     crypto::{Signature, Signer},
@@ -110,15 +110,24 @@ impl Engine {
 
     /// Tells a member what this node holds that it signed. Before its own check is done, too: nodes that restart together
     /// must not wait for each other.
-    pub(super) fn answer_recall(&mut self, from: NodeId) {
+    pub(super) fn answer_recall(&mut self, now: Now, from: NodeId) {
         let Some(position) = self.position(from) else { return };
         let Some(peer) = self.peers.get(position) else { return };
-        let mut recalled = Recalled { view_change: peer.signed_view.clone(), ..Recalled::default() };
+        if peer.told.is_some_and(|told| now.at.saturating_sub(told) < self.timing.status / 2) {
+            return;
+        }
+        let in_new_view = self.new_view.iter().flat_map(|new_view| &new_view.heads).find(|(head, _)| head.node == from);
+        let view_change = [peer.signed_view.as_ref(), in_new_view].into_iter().flatten().max_by_key(|(head, _)| head.view).cloned();
+        let mut recalled = Recalled { epoch: self.validators.epoch, view_change, ..Recalled::default() };
         let mut votes: Vec<Vote> = self.votes_of(from);
+        votes.extend(peer.newest_vote.clone());
         votes.sort_by_key(|vote| std::cmp::Reverse((vote.ballot.view, vote.ballot.sequence, vote.ballot.phase)));
         votes.truncate(MAX_RECALLED_VOTES);
         recalled.votes = votes;
         recalled.checkpoint = self.checkpoints.newest_of(from);
+        if let Some(peer) = self.peers.get_mut(position) {
+            peer.told = Some(now.at);
+        }
         let newest = self.lanes.get(position).and_then(|lane| lane.newest());
         recalled.vertex = newest.map(|v| SignedHeader { header: v.header().clone(), signature: v.vertex().signature.clone() });
         self.send(Recipient::One(from), Message::Recalled(Box::new(recalled)));
@@ -126,7 +135,8 @@ impl Engine {
 
     /// All votes of a member that this node holds.
     fn votes_of(&self, voter: NodeId) -> Vec<Vote> {
-        let certificates = [self.prepared.as_ref().map(|p| &p.certificate), self.certified_by_votes()];
+        let chosen = self.new_view.as_ref().and_then(|new_view| new_view.prepared.as_ref());
+        let certificates = [self.prepared.as_ref().map(|p| &p.certificate), chosen.map(|p| &p.certificate), self.certified_by_votes()];
         let in_certificates = certificates.into_iter().flatten().filter_map(|certificate| {
             let (_, signature) = certificate.votes.iter().find(|(id, _)| *id == voter)?;
             let leader = self.validators.leader(certificate.view);
@@ -152,7 +162,10 @@ impl Engine {
             self.persist(Write::Stale);
             return;
         }
-        if let Standing::Checking(heard) = &mut self.standing {
+        // The others of another epoch do not know what was signed in this one.
+        if let Standing::Checking(heard) = &mut self.standing
+            && recalled.epoch == self.validators.epoch
+        {
             heard.insert(from);
         }
         self.conclude_check();

@@ -4,7 +4,7 @@
 //! view begins at or above s, or must propose that very digest for s. The NEW-VIEW holds the signed heads of q VIEW-CHANGEs
 //! and the proofs of the two claims that decide, so that everyone recomputes the choice from the one message.
 
-use super::{Engine, Now, Recipient, ViolationKind, Write};
+use super::{Engine, Now, Recipient, ViolationKind, Write, standing::Standing};
 use crate::{
     crypto::Signature,
     evidence::Evidence,
@@ -31,6 +31,14 @@ impl Engine {
         };
         let signature = signer.sign(&head.signing_message(self.chain_id));
         let change = Arc::new(ViewChange { head, signature, proof, prepared });
+        if self.view <= self.mark.view
+            && self.mark.epoch == self.validators.epoch
+            && !mutant!(ViewNotDurable)
+            && !mutant!(StaleViewAccepted)
+        {
+            // The mark outlives everything: this view was entered before, with another VIEW-CHANGE.
+            return;
+        }
         if !mutant!(ViewNotDurable) {
             self.mark.view = self.view;
             self.persist(Write::ViewChange(Arc::clone(&change)));
@@ -53,6 +61,10 @@ impl Engine {
             self.new_view = Some(new_view);
         }
         let held = prepared.filter(|p| p.certificate.epoch == epoch && p.certificate.sequence > self.certified.0);
+        if held.as_ref().is_some_and(|p| p.certificate.sequence > self.certified.0.next()) {
+            // A store that lost what this node stood on when it prepared that: what it would report now would be a lie.
+            self.standing = Standing::Stale;
+        }
         self.prepared = held.filter(|_| !mutant!(LockLostOnRestart));
         self.recall_election();
     }
@@ -107,7 +119,12 @@ impl Engine {
         });
         // Who leads has executed all that the view begins after; while too few report no more than that, it catches up.
         let executed = self.state.sequence;
-        let follows = |head: &ViewChangeHead| head.executed <= executed && self.is_of_this_chain(head);
+        let own_executed = own.head.executed;
+        let follows = |head: &ViewChangeHead| {
+            // What decides must be of this chain, and be known to be.
+            let known = head.executed <= own_executed || self.known_chain_hash(head.executed).is_some();
+            head.executed <= executed && known && self.is_of_this_chain(head)
+        };
         let mut changes: Vec<Arc<ViewChange>> = others.filter(|change| follows(&change.head)).collect();
         // Of more than a quorum those that report most.
         changes.sort_by_key(|change| std::cmp::Reverse((change.head.executed, change.head.prepared.map(|(view, _)| view))));
@@ -178,6 +195,7 @@ impl Engine {
         self.new_view = Some(new_view);
         self.round_since = now.at;
         self.status_due = true;
+        self.take_in_early(now);
     }
 
     /// What NEW-VIEW of this view makes everyone propose and prepare next, if it does.

@@ -175,9 +175,11 @@ impl World {
                 self.machines[index].off = false;
                 self.start(index)?;
             }
-            Change::Rotate(_) if self.machines[index].keys.len() == 1 => {
+            Change::Rotate(id) if self.has_no_next_key(index, id, validators) => {
                 let machine = &mut self.machines[index];
-                machine.keys.push(machine.next_key);
+                // The key before is of no use any more.
+                let current = machine.keys.pop();
+                machine.keys = current.into_iter().chain([machine.next_key]).collect();
                 machine.next_key += 1;
                 self.restart(index)?;
                 return Ok(None);
@@ -194,6 +196,11 @@ impl World {
         let sequence = ready_sequence(engine.executed());
         let known = if sequence == Sequence(0) { Some(self.genesis.chain_id()) } else { machine.disk.chain_hash(sequence) };
         Ok(known.map(|chain_hash| Ready { sequence, chain_hash }))
+    }
+
+    fn has_no_next_key(&self, index: usize, id: NodeId, validators: &Validators) -> bool {
+        let newest = self.machines[index].signers().pop();
+        validators.member(id).is_some_and(|member| newest.is_none_or(|newest| *newest.public_key() == member.key))
     }
 
     /// A member whose volume is an older copy, or whose key is gone, is of no use: it starts anew.

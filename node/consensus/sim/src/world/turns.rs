@@ -58,7 +58,8 @@ impl World {
             let epoch = engine.epoch();
             turn.violations.iter().try_for_each(|violation| self.checks.accused(own, epoch, *violation))?;
         }
-        let wake = machine.micros(turn.wake).max(self.now + 1);
+        // At once, but not without end.
+        let wake = machine.micros(turn.wake).max(self.now + 500);
         self.wake_at(node, wake);
         if self.machines[node].full && !turn.writes.is_empty() {
             // The write fails, and the node stops: it never acts on what it may forget.
