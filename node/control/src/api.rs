@@ -4,6 +4,10 @@
 //! |---|---|---|
 //! | `POST /v1/attest` | [`AttestRequest`] | [`Attestation`] |
 //! | `PUT /v1/genesis` | `SignedGenesis::encode`, application/octet-stream | 204; 409 if the volume holds another chain |
+//! | `PUT /v1/genesis?as=learner` | the same, for a node that the genesis does not name | 204 |
+//! | `PUT /v1/learners` | [`Learners`] | 204: from now on these may connect to this node and fetch |
+//! | `POST /v1/ready` | [`ReadyRequest`] | [`ReadyAnswer`]: the node's word for an order that brings its key in |
+//! | `POST /v1/reconfig` | an encoded `SignedReconfig`, application/octet-stream | 202; 409 and why it is void |
 //! | `GET /v1/status` | | [`NodeStatus`] |
 //!
 //! Every answer that is not 2xx is an [`ErrorBody`].
@@ -18,6 +22,14 @@ pub const CONTROL_ALPN: &[u8] = b"http/1.1";
 pub const ATTEST_PATH: &str = "/v1/attest";
 /// Gives a node the genesis.
 pub const GENESIS_PATH: &str = "/v1/genesis";
+/// Gives a learner the genesis.
+pub const LEARNER_GENESIS_PATH: &str = "/v1/genesis?as=learner";
+/// Names learners to a member.
+pub const LEARNERS_PATH: &str = "/v1/learners";
+/// Asks a learner for its READY.
+pub const READY_PATH: &str = "/v1/ready";
+/// Orders a change of the validators.
+pub const RECONFIG_PATH: &str = "/v1/reconfig";
 /// Asks a node how it is.
 pub const STATUS_PATH: &str = "/v1/status";
 /// The largest body that port 9000 takes, and that a client takes as an answer. A genesis of 31 members has 230 KiB.
@@ -29,6 +41,36 @@ pub const MAX_BODY: usize = 1 << 20;
 pub struct AttestRequest {
     /// 32 random bytes in hexadecimal.
     pub nonce: String,
+}
+
+/// Who may connect to a member without being one. It is forgotten when the node stops, and added to what is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Learners {
+    /// ML-DSA-87 public keys, base64; at most 31.
+    pub keys: Vec<String>,
+}
+
+/// Asks a learner to sign that it follows the chain and holds the key which a change brings in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReadyRequest {
+    /// The epoch that the change ends.
+    pub epoch: u64,
+    /// Base64 of the encoded `Change`.
+    pub change: String,
+}
+
+/// What belongs into the order: `Reconfig::ready` and `SignedReconfig::new_key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyAnswer {
+    /// A recent sequence that 64 divides.
+    pub sequence: u64,
+    /// The chain hash there, 64 hex digits.
+    pub chain_hash: String,
+    /// Base64 signature over `Reconfig::possession_message`.
+    pub signature: String,
 }
 
 /// A node's answer to [`AttestRequest`].

@@ -15,12 +15,12 @@ use crate::{
     transport::Transport,
 };
 use cretoai_consensus::{
-    Genesis, Hash, NodeId, Payload, Sequence, Status,
+    ChainState, Epoch, Genesis, Hash, NodeId, Payload, PublicKey, Ready, Sequence, SignedReconfig, Status, Validators,
     engine::{Engine, Execution, Role, Turn, Write},
 };
 use cretoai_control::{
     api::{EvidenceList, NodeStatus},
-    keys::SecretKey,
+    keys::{MlDsa87, SecretKey},
 };
 use std::{
     collections::HashMap,
@@ -209,6 +209,15 @@ impl Node {
         lock(&self.snapshot).own
     }
 
+    /// The newest state with its validators, from the store.
+    fn newest(&self) -> Result<(ChainState, Validators), String> {
+        let storage = self.store.storage();
+        let state = storage.state(&self.genesis).map_err(|error| error.to_string())?;
+        let validators = storage.validators(&self.genesis, state.epoch).map_err(|error| error.to_string())?;
+        let missing = || format!("the validators of epoch {} are missing", state.epoch);
+        validators.ok_or_else(missing).map(|validators| (state, validators))
+    }
+
     fn answer(&self, execution: &Execution, finality: &mut Vec<f64>) {
         self.metrics.vertices_finalized.inc_by(execution.vertices.len() as u64);
         for (offence, _) in &execution.evidence {
@@ -313,6 +322,27 @@ impl Ledger for Node {
             Ok(EvidenceList { chain_id: self.identity.chain_id.to_string(), total: total as u64, items, next })
         };
         found().map_err(|error| error.to_string())
+    }
+
+    fn reconfigure(&self, order: SignedReconfig) -> Result<(), String> {
+        let (state, validators) = self.newest()?;
+        if state.successor.is_some() {
+            return Err(format!("epoch {} has just ended; look again which one there is", state.epoch));
+        }
+        if let Err(void) = order.apply(self.identity.chain_id, &validators, &state, state.time_ms, &MlDsa87) {
+            return Err(format!("in epoch {}, at sequence {}: {void}", state.epoch, state.sequence));
+        }
+        self.events.send(Event::Reconfigure(Box::new(order))).map_err(|_| "the node is shutting down; send it to another one".to_owned())
+    }
+
+    fn knows(&self) -> Result<(Epoch, Ready), String> {
+        let (state, _) = self.newest()?;
+        let newest = state.known.back().copied().ok_or_else(|| "the state names no sequence".to_owned());
+        newest.map(|(sequence, chain_hash)| (state.epoch, Ready { sequence, chain_hash }))
+    }
+
+    fn admit_learners(&self, keys: Vec<PublicKey>) {
+        self.transport.admit(keys);
     }
 
     fn status(&self) -> NodeStatus {

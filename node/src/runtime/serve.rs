@@ -1,6 +1,9 @@
 //! Answers peers' fetches from the store, on a thread of its own: a laggard must never slow down a vote.
 
-use crate::{storage::Storage, transport::Transport};
+use crate::{
+    storage::Storage,
+    transport::{Transport, is_guest},
+};
 use bytes::Bytes;
 use cretoai_consensus::{Message, NodeId, encode};
 use std::{
@@ -18,6 +21,12 @@ const RATE: u64 = 32 << 20;
 
 /// What a request costs beside its answer: the reads that it makes, even when they find nothing.
 const REQUEST_COST: i64 = 64 << 10;
+
+/// A guest's bytes count so many times.
+const GUEST_FACTOR: i64 = 4;
+
+/// Peers whose use is remembered. Guests come and go with new numbers.
+const MAX_BUCKETS: usize = 64;
 
 /// What a peer asks for: [`Message::FetchRecords`] or [`Message::FetchLane`].
 pub(super) struct Request {
@@ -55,12 +64,17 @@ pub(super) fn spawn(
         let mut buckets: HashMap<NodeId, Bucket> = HashMap::new();
         for Request { from, message } in requests {
             let Some(transport) = transport.upgrade() else { break };
+            if buckets.len() >= MAX_BUCKETS {
+                // Whoever asked for nothing in a second has a full bucket again.
+                buckets.retain(|_, bucket| bucket.filled.elapsed() < Duration::from_secs(1));
+            }
+            let factor = if is_guest(from) { GUEST_FACTOR } else { 1 };
             let bucket = buckets.entry(from).or_insert_with(Bucket::full);
             bucket.refill();
             if bucket.bytes <= 0 {
                 continue;
             }
-            bucket.bytes -= REQUEST_COST;
+            bucket.bytes -= REQUEST_COST * factor;
             let answers = answer(&storage, &message);
             #[cfg(feature = "byzantine")]
             let answers = match &attack {
@@ -69,7 +83,7 @@ pub(super) fn spawn(
             };
             for answer in answers {
                 let frame = Bytes::from(encode(&answer));
-                bucket.bytes -= frame.len() as i64;
+                bucket.bytes -= frame.len() as i64 * factor;
                 transport.send(from, answer.urgency().into(), frame);
             }
         }

@@ -91,6 +91,14 @@ impl Storage {
         self.get(CONSENSUS, &validators(epoch))
     }
 
+    /// The state after the newest decision, or with which the epoch began.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn state(&self, genesis: &Genesis) -> Result<ChainState, StorageError> {
+        Ok(self.get(CONSENSUS, STATE)?.unwrap_or_else(|| ChainState::at_genesis(genesis)))
+    }
+
     pub(super) fn put_vote(&self, batch: &mut WriteBatch, vote: &Vote, proposed: Option<&(Proposal, Vote)>) -> Result<(), StorageError> {
         if let Some(proposed) = proposed {
             self.put(batch, CONSENSUS, PROPOSED, &encode(proposed))?;

@@ -58,10 +58,6 @@ impl Peer {
         // The sender lives as long as `self`.
         if left.wait_for(|left| *left).await.is_err() {}
     }
-
-    fn is_connected(&self) -> bool {
-        lock(&self.outgoing).is_some() || lock(&self.accepted).is_some()
-    }
 }
 
 /// Everybody whom this node talks to.
@@ -150,8 +146,8 @@ impl Peers {
         if !known.admits(key) {
             return Who::Stranger;
         }
-        // Who was here and went makes room.
-        known.guests.retain(|_, guest| guest.is_connected());
+        // Who was here and went makes room: nothing but this list holds it.
+        known.guests.retain(|_, guest| Arc::strong_count(guest) > 1);
         if known.guests.len() >= MAX_GUESTS {
             return Who::Stranger;
         }
