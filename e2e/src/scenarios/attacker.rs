@@ -14,8 +14,8 @@ use crate::{
     k8s::{Cluster, kubectl, program, until},
     process,
 };
-use anyhow::{Context, Result, ensure};
-use cretoai_control::api::EvidenceItem;
+use anyhow::{Context, Result, bail, ensure};
+use cretoai_control::api::{EvidenceItem, EvidenceList};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     ResourceExt,
@@ -28,9 +28,9 @@ use std::{
 };
 use tokio::process::Command;
 
-/// How long the chain is watched after the attacker was found out.
+/// How long the chain is watched with all honest nodes and the attacker.
 const WATCHED: Duration = Duration::from_secs(10);
-/// Two honest nodes of three that are needed decide with the attacker or not at all, until the third is back.
+/// Two honest nodes decide with the attacker or not at all: until the third is back it may stop them.
 const RETURN: Duration = Duration::from_secs(120);
 
 /// Tolerated, proven, named.
@@ -48,8 +48,11 @@ pub async fn tolerated(lab: &mut Lab) -> Result<String> {
         }))
         .await?;
     cluster.whole(Duration::from_secs(120)).await?;
-    let (_, attacker) = check::leader(&cluster).await?;
-    let honest: Vec<String> = check::names(&cluster).await?.into_iter().filter(|name| *name != attacker).collect();
+    let (_, leader) = check::leader(&cluster).await?;
+    let names = check::names(&cluster).await?;
+    // The next to lead, so that it does when the leader is killed.
+    let attacker = names.iter().cycle().skip_while(|name| **name != leader).nth(1).context("the leader is none of the pods")?.clone();
+    let honest: Vec<String> = names.into_iter().filter(|name| *name != attacker).collect();
     let ways: Vec<Way> = honest.iter().cloned().map(Way::Pod).collect();
     let traffic = Traffic::begin(&cluster, &ways, 2, Duration::ZERO);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -63,26 +66,45 @@ pub async fn tolerated(lab: &mut Lab) -> Result<String> {
     let found = attacks.elapsed();
     let named = named(lab, &cluster, &attacker).await?;
     drop(bait);
-    tokio::time::sleep(WATCHED).await;
-    let watched = Instant::now();
-    let outage = traffic.seen().longest_pause(attacks, watched, |_| true);
-    let meanwhile = traffic.seen().count(attacks, watched, |_| true);
-    ensure!(meanwhile > 0, "nothing became final under attack; the first error: {}", traffic.seen().error());
+    let found_out = Instant::now();
+    let before = (traffic.seen().count(attacks, found_out, |_| true), traffic.seen().longest_pause(attacks, found_out, |_| true));
+    ensure!(before.0 > 0, "nothing became final under attack; the first error: {}", traffic.seen().error());
 
-    let caught_up = under_lies(&cluster, &honest, &traffic).await?;
+    let caught_up = under_lies(&cluster, &attacker, &honest, &traffic).await?;
+    let back = Instant::now();
+    tokio::time::sleep(WATCHED).await;
+    let end = Instant::now();
+    let counted = evidence(&cluster, honest.first().context("no honest node")?).await?;
     let seen = traffic.end().await?;
+    let after = (seen.count(back, end, |_| true), seen.longest_pause(back, end, |_| true));
+    ensure!(after.0 > 0, "nothing became final under attack with all honest nodes back; the first error: {}", seen.error());
     let (sequence, _) = check::agree_among(&cluster, &honest, Duration::from_secs(60)).await?;
     let known: Vec<Known> = seen.known();
     check::each_holds(&cluster, &honest, &known).await?;
     cluster.delete().await?;
     Ok(format!(
-        "{attacker} ran the attacker's program {} after the patch; {proven}, {} later; SUSPECTED named it after {}; {meanwhile} payloads final under attack, longest pause {}; {caught_up}; all {} acknowledged payloads are on the 3 honest nodes, one chain at sequence {sequence}",
+        "{attacker} ran the attacker's program {} after the patch; {proven}, {} later; SUSPECTED named it after {}; {} payloads final until then, longest pause {}; {caught_up}; {} payloads final in the {} after that, longest pause {}; {counted} pieces of evidence in all; all {} acknowledged payloads are on the 3 honest nodes, one chain at sequence {sequence}",
         seconds(attacks.duration_since(turned)),
         seconds(found),
         seconds(named.duration_since(attacks)),
-        milliseconds(Some(outage.as_secs_f64() * 1000.0)),
+        before.0,
+        pause(before.1),
+        after.0,
+        seconds(end.duration_since(back)),
+        pause(after.1),
         known.len()
     ))
+}
+
+fn pause(length: Duration) -> String {
+    milliseconds(Some(length.as_secs_f64() * 1000.0))
+}
+
+/// How many violations the chain holds proof of.
+async fn evidence(cluster: &Cluster, name: &str) -> Result<u64> {
+    let answer = cluster.node(name).await?.get("/v1/evidence").await?;
+    let list: EvidenceList = serde_json::from_slice(&answer.body).with_context(|| format!("GET /v1/evidence: {}", answer.message()))?;
+    Ok(list.total)
 }
 
 /// Gives one pod another image and waits until it runs. The kubelet starts the container anew; the volume and so the key stay,
@@ -116,10 +138,15 @@ async fn proven(lab: &Lab, cluster: &Cluster, attacker: &str, honest: &[String])
             Ok(if answer.status.is_success() { Ok(answer.body) } else { Err(format!("{}: {}", answer.status, answer.message())) })
         })
         .await?;
-        let item: EvidenceItem = serde_json::from_slice(&answer).with_context(|| format!("the evidence of {name} is not the documented JSON"))?;
+        let item: EvidenceItem =
+            serde_json::from_slice(&answer).with_context(|| format!("the evidence of {name} is not the documented JSON"))?;
         ensure!(item.accused.name == attacker, "{name} has evidence against {}, which did nothing", item.accused.name);
         let same = first.get_or_insert_with(|| item.clone());
-        ensure!(*same == item, "the first evidence at {name} is not that of {}: {item:?}, {same:?}", honest.first().map_or("another", String::as_str));
+        ensure!(
+            *same == item,
+            "the first evidence at {name} is not that of {}: {item:?}, {same:?}",
+            honest.first().map_or("another", String::as_str)
+        );
         let file = folder.write(&format!("{name}.json"), &answer)?;
         let mut verify = Command::new(&lab.settings.node_binary);
         told = program(verify.args(["verify", "evidence"]).arg(&file).arg("--genesis").arg(&genesis_file)).await?;
@@ -150,9 +177,10 @@ async fn named(lab: &Lab, cluster: &Cluster, attacker: &str) -> Result<Instant> 
     Ok(named)
 }
 
-/// kill -9 of an honest node, which then catches up although one of those whom it asks lies.
-async fn under_lies(cluster: &Cluster, honest: &[String], traffic: &Traffic) -> Result<String> {
-    let victim = honest.last().context("no honest node")?;
+/// kill -9 of the leader, so that the attacker's turn comes; the killed one catches up although one of those whom it asks lies.
+async fn under_lies(cluster: &Cluster, attacker: &str, honest: &[String], traffic: &Traffic) -> Result<String> {
+    let (_, leader) = check::leader(cluster).await?;
+    let victim = honest.iter().find(|name| **name == leader).or_else(|| honest.last()).context("no honest node")?;
     let uid = cluster.api::<Pod>().get(victim).await?.uid().unwrap_or_default();
     let processes = process::of_pod(&uid, "cretoai-node");
     ensure!(!processes.is_empty(), "the process of {victim} is not seen from here, so it cannot be killed");
@@ -160,13 +188,23 @@ async fn under_lies(cluster: &Cluster, honest: &[String], traffic: &Traffic) -> 
     for pid in processes {
         process::kill(pid).await?;
     }
-    let back = until(RETURN, &format!("payloads of {victim} to be final again"), || {
-        let own = Way::Pod(victim.clone());
-        let again = traffic.seen().finals.iter().rev().find(|told| told.way == own && told.at > killed).map(|told| told.at);
-        async move { Ok(again.ok_or_else(|| "none is".to_owned())) }
-    })
-    .await?;
-    Ok(format!("{victim}, killed meanwhile, caught up in spite of the lies within {}", seconds(back.duration_since(killed))))
+    let own = Way::Pod(victim.clone());
+    let mut led = false;
+    let back = loop {
+        led |= check::leader(cluster).await.is_ok_and(|(_, leader)| leader == attacker);
+        let again = traffic.seen().finals.iter().rev().take_while(|told| told.at > killed).find(|told| told.way == own).map(|told| told.at);
+        match again {
+            Some(again) => break again,
+            None if killed.elapsed() > RETURN => bail!("{} s after {victim} was killed none of its payloads is final", RETURN.as_secs()),
+            None => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    Ok(format!(
+        "{victim} was killed, {attacker} {}, and {victim} caught up in spite of its lies within {} (longest pause for the others {})",
+        if led { "led" } else { "did not come to lead" },
+        seconds(back.duration_since(killed)),
+        pause(traffic.seen().longest_pause(killed, back, |way| *way != own))
+    ))
 }
 
 /// A folder that goes when it is no longer needed.
