@@ -71,10 +71,10 @@ fn start(n: usize, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Runni
     start_at(n, all[n], volume, all, admin)
 }
 
-/// Starts a node that knows where these others are.
-fn start_at(n: usize, own: Addresses, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Running {
+/// The node.toml of a node that knows where these others are.
+fn node_toml(n: usize, own: Addresses, volume: &Path, all: &[Addresses]) -> String {
     let peers: Vec<String> = all.iter().map(|a| format!("'/ip4/127.0.0.1/udp/{}/quic'", a.quic.port())).collect();
-    let text = format!(
+    format!(
         "[node]\nid = 'node-{n}'\ndata_dir = {:?}\n[network]\nlisten_addr = '{}'\nquic_port = {}\nbootstrap_peers = [{}]\n\
          [storage]\ncache_size_mb = 8\nwrite_buffer_mb = 8\n[metrics]\nport = {}\n",
         volume.join(format!("node-{n}")),
@@ -82,7 +82,11 @@ fn start_at(n: usize, own: Addresses, volume: &Path, all: &[Addresses], admin: &
         own.quic.port(),
         peers.join(", "),
         own.metrics.port()
-    );
+    )
+}
+
+fn start_at(n: usize, own: Addresses, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Running {
+    let text = node_toml(n, own, volume, all);
     let config = Config::parse(&text, None).unwrap();
     let identification = Identification {
         name: format!("node-{n}"),
@@ -312,7 +316,7 @@ async fn a_fifth_node_learns_joins_and_votes() {
     let change = Change::Add { name: "node-4".into(), key: key.clone() };
     let (ready, possession) = client.ready(joining.control, &key, Epoch(0), &change).await.unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: now + 60_000, change, ready: Some(ready) };
+    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: now + 40_000, change, ready: Some(ready) };
     let order = SignedReconfig { admin: admin.sign(&reconfig.signing_message(signed.genesis.chain_id())), reconfig, new_key: Some(possession), old_key: None };
     client.reconfigure(all[1].control, &keys[1], &order).await.unwrap();
     all.push(joining);
@@ -335,6 +339,68 @@ async fn a_fifth_node_learns_joins_and_votes() {
     running.remove(3).stop().await;
     assert_eq!(post(&all[0], b"with the vote of the fifth").await.0, 200);
     for node in running {
+        node.stop().await;
+    }
+}
+
+/// One of four is a process of its own that attacks: as the leader it proposes and commits two decisions for one place, and it
+/// forks its lane.
+#[cfg(feature = "byzantine")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attacker_is_proven_guilty_and_the_others_go_on() {
+    use std::process::{Command, Stdio};
+    let volume = tempfile::tempdir().unwrap();
+    let all = addresses(NODES);
+    let admin = SecretKey::from_seed(&[44; 32]).unwrap();
+    let client = ControlClient::new(&admin).unwrap();
+    let config = volume.path().join("attacker.toml");
+    std::fs::write(&config, node_toml(0, all[0], volume.path(), &all)).unwrap();
+    let binary = env!("CARGO_BIN_EXE_cretoai-node");
+    let mut attacker = Command::new(binary)
+        .args(["run", "--config"])
+        .arg(&config)
+        .args(["--api-listen", &all[0].clients.to_string()])
+        .env("CRETO_BYZANTINE", "equivocate,lie-catch-up")
+        .env("CRETO_CLUSTER_UID", CLUSTER)
+        .env("CRETO_ADMIN_KEY", admin.public_key().fingerprint().to_string())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let honest: Vec<Running> = (1..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
+    let (signed, keys) = birth(&client, &all, &admin).await;
+    all_ready(&client, &all[1..], &keys[1..]).await;
+    for n in 0..20_u8 {
+        let (status, body) = http(all[1 + usize::from(n) % 3].clients, "POST /v1/payloads?wait=20000", &[n; 64]).await;
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    }
+    for (own, key) in all[1..].iter().zip(&keys[1..]) {
+        let suspected = until("suspicion", async || {
+            let status = client.status(own.control, key).await.ok()?;
+            (!status.suspected.is_empty()).then_some(status.suspected)
+        })
+        .await;
+        assert_eq!(suspected, ["node-0"], "nobody else is framed");
+    }
+    let chain = agreed(&client, &all[1..], &keys[1..]).await;
+    println!("the honest agree on {chain:?}");
+
+    let (status, item) = http(all[2].clients, "GET /v1/evidence/0", b"").await;
+    assert_eq!(status, 200);
+    let (file, genesis) = (volume.path().join("evidence.json"), volume.path().join("genesis"));
+    std::fs::write(&file, &item).unwrap();
+    std::fs::write(&genesis, signed.encode()).unwrap();
+    let verify = || Command::new(binary).args(["verify", "evidence"]).arg(&file).arg("--genesis").arg(&genesis).output().unwrap();
+    let proven = verify();
+    println!("{}", String::from_utf8_lossy(&proven.stdout));
+    assert!(proven.status.success() && String::from_utf8_lossy(&proven.stdout).contains("validator node-0 (id 0)"));
+    std::fs::write(&file, String::from_utf8_lossy(&item).replace("\"epoch\":0", "\"epoch\":1")).unwrap();
+    assert_eq!(verify().status.code(), Some(1));
+
+    attacker.kill().unwrap();
+    attacker.wait().unwrap();
+    let (status, _) = http(all[3].clients, "POST /v1/payloads?wait=20000", b"without the attacker").await;
+    assert_eq!(status, 200);
+    for node in honest {
         node.stop().await;
     }
 }

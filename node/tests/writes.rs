@@ -258,11 +258,15 @@ fn every_range_can_be_served_for_ever() {
             disk = disk.restart().0;
         }
     }
+    // A proof that was learnt alone, after its record.
+    disk.execute(false, 3);
+    let late = Proof::Commit(disk.certificate(Phase::Commit, Sequence(301), 3));
+    disk.write(vec![Write::Proof(Sequence(301), late.clone())]);
+    assert_eq!(disk.storage.proof(Sequence(301)).unwrap(), Some(late));
     // Checkpoints come late: those below were not signed while this node learnt.
-    disk.state.sequence = Sequence(300);
     let far = disk.checkpoint(None);
     disk.write(vec![Write::Stable(far)]);
-    disk.serves_everything_up_to(300);
+    disk.serves_everything_up_to(301);
 }
 
 #[test]

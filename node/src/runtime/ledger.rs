@@ -4,7 +4,7 @@ use super::{
     Later,
     birth::Store,
     engine_thread::Event,
-    status::{Identity, Snapshot},
+    status::{Identity, Snapshot, unix_ms},
 };
 use crate::{
     config::Config,
@@ -329,7 +329,9 @@ impl Ledger for Node {
         if state.successor.is_some() {
             return Err(format!("epoch {} has just ended; look again which one there is", state.epoch));
         }
-        if let Err(void) = order.apply(self.identity.chain_id, &validators, &state, state.time_ms, &MlDsa87) {
+        // The next decision's time is about now, however long ago the newest one was.
+        let time_ms = state.time_ms.max(unix_ms());
+        if let Err(void) = order.apply(self.identity.chain_id, &validators, &state, time_ms, &MlDsa87) {
             return Err(format!("in epoch {}, at sequence {}: {void}", state.epoch, state.sequence));
         }
         self.events.send(Event::Reconfigure(Box::new(order))).map_err(|_| "the node is shutting down; send it to another one".to_owned())

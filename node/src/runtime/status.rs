@@ -148,7 +148,8 @@ impl Snapshot {
     /// Notes a member's heartbeat.
     pub(super) fn heard(&mut self, from: NodeId, status: &Status) {
         if self.validators.position(from).is_some() {
-            let clock_offset_ms = unix_ms().saturating_sub(i64::try_from(status.clock_ms).unwrap_or(i64::MAX));
+            let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+            let clock_offset_ms = signed(unix_ms()).saturating_sub(signed(status.clock_ms));
             self.peers.insert(from, Heard { executed: status.executed, at: Instant::now(), clock_offset_ms });
         }
     }
@@ -279,6 +280,6 @@ fn millis(since: &Instant) -> u64 {
 }
 
 /// This machine's clock. Before 1970 it is 0.
-fn unix_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }

@@ -237,6 +237,7 @@ impl Storage {
                     self.put_stable(&mut batch, certificate)?;
                     self.erase_votes(&mut batch, turn, certificate.state.sequence)?;
                 }
+                Write::Proof(sequence, proof) => self.put_late_proof(&mut batch, *sequence, proof)?,
                 Write::Execution(execution) => self.put_execution(&mut batch, turn, execution)?,
                 Write::Epoch { certificate, validators, state } => self.put_epoch(&mut batch, certificate, validators, state)?,
             }

@@ -127,11 +127,29 @@ impl Storage {
                 }
                 range.proven = false;
             }
-            Some(Proof::Checkpoint(certificate)) => {
+            Some(proof) => self.place_proof(batch, &mut range, sequence, proof)?,
+        }
+        range.last = sequence;
+        *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
+        Ok(())
+    }
+
+    /// A proof that came after its decision was written.
+    pub(super) fn put_late_proof(&self, batch: &mut WriteBatch, sequence: Sequence, proof: &Proof) -> Result<(), StorageError> {
+        let mut range = self.range_up_to(sequence)?;
+        self.place_proof(batch, &mut range, sequence, proof)?;
+        *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
+        Ok(())
+    }
+
+    /// Writes the proof of the newest record: for ever, where it is the only one near.
+    fn place_proof(&self, batch: &mut WriteBatch, range: &mut Range, sequence: Sequence, proof: &Proof) -> Result<(), StorageError> {
+        match proof {
+            Proof::Checkpoint(certificate) => {
                 self.put(batch, CONSENSUS, &checkpoint(sequence), &encode(certificate))?;
-                (range.kept, range.bytes, range.proven) = (sequence, 0, true);
+                (range.kept, range.bytes) = (sequence, 0);
             }
-            Some(Proof::Commit(certificate)) => {
+            Proof::Commit(certificate) => {
                 let many = sequence.0.saturating_sub(range.kept.0) >= MAX_RECORDS as u64 || range.bytes >= MAX_RANGE;
                 if many || !range.proven {
                     self.put(batch, CONSENSUS, &kept(sequence), &encode(certificate))?;
@@ -139,11 +157,9 @@ impl Storage {
                 } else {
                     self.put(batch, CONSENSUS, &recent(sequence), &encode(certificate))?;
                 }
-                range.proven = true;
             }
         }
-        range.last = sequence;
-        *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
+        range.proven = true;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use super::{
     votes::{COMMIT, NEW_VIEW, PREPARE, PREPARED, PROPOSED, STALE, STATE, SUCCESSOR, VIEW_CHANGE},
 };
 use cretoai_consensus::{
-    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, NodeId, Outcome, Proof, Sequence, Tip, VALIDITY_WINDOW_MS, Validators, Vote,
+    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, NodeId, Outcome, Proof, Sequence, Tip, VALIDITY_WINDOW_MS, Validators, Vertex, Vote,
     engine::Recovered,
     Opening,
 };
@@ -73,9 +73,17 @@ impl Storage {
         Ok(None)
     }
 
-    /// The stored vertices of the epoch above a lane's decided tip, by height: all of a slot. Which branch of a fork
-    /// counts, the engine knows by what was voted for. Vertices of older epochs that nobody decided are passed over.
+    /// A lane's decided tip and the stored vertices above it, by height: all of a slot. Which branch of a fork counts, the
+    /// engine knows by what was voted for. Vertices of older epochs are passed over.
     fn recover_lane(&self, domain: &Domain, author: NodeId, decided: Tip, into: &mut Vec<Arc<CheckedVertex>>) -> Result<(), StorageError> {
+        let mut recall = |vertex: Vertex| {
+            if vertex.header.epoch == domain.epoch {
+                into.push(Arc::new(CheckedVertex::trusted(vertex, domain)));
+            }
+        };
+        if let Some(tip) = self.vertex(&decided.id)? {
+            recall(tip);
+        }
         let mut height = decided.height.next();
         loop {
             let slot = self.slot(author, height)?;
@@ -83,10 +91,7 @@ impl Storage {
                 return Ok(());
             }
             for id in slot {
-                let vertex = self.vertex(&id)?.ok_or_else(|| self.damaged(format!("vertex {id} is indexed but missing")))?;
-                if vertex.header.epoch == domain.epoch {
-                    into.push(Arc::new(CheckedVertex::trusted(vertex, domain)));
-                }
+                recall(self.vertex(&id)?.ok_or_else(|| self.damaged(format!("vertex {id} is indexed but missing")))?);
             }
             height = height.next();
         }
