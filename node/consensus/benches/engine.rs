@@ -74,15 +74,8 @@ impl Cluster {
             Engine::new(config, Recovered::at_genesis(&genesis))
         };
         let engines = (0..n).map(engine).collect();
-        let mut cluster = Self {
-            engines,
-            inbox: VecDeque::new(),
-            now: Duration::from_secs(1),
-            timed,
-            spent: Duration::ZERO,
-            turns: 0,
-            ordered: 0,
-        };
+        let mut cluster =
+            Self { engines, inbox: VecDeque::new(), now: Duration::from_secs(1), timed, spent: Duration::ZERO, turns: 0, ordered: 0 };
         cluster.tick();
         cluster
     }
