@@ -258,13 +258,13 @@ impl Disk {
         recovered
     }
 
-    /// Every branch of every lane above its decided tip, by height.
+    /// Every branch of every lane at or above its decided tip, by height.
     fn undecided(content: &Content, recovered: &Recovered) -> Vec<Arc<CheckedVertex>> {
         let epoch = recovered.validators.epoch;
         let tips: BTreeMap<NodeId, Tip> = recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
         let above = |v: &&Arc<CheckedVertex>| {
             let header = v.header();
-            header.epoch == epoch && tips.get(&header.author).is_some_and(|tip| header.height > tip.height)
+            header.epoch == epoch && tips.get(&header.author).is_some_and(|tip| header.height > tip.height || v.tip() == *tip)
         };
         let mut vertices: Vec<_> = content.vertices.values().flatten().filter(above).cloned().collect();
         vertices.sort_by_key(|vertex| vertex.header().height);
