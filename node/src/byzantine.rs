@@ -45,8 +45,15 @@ struct Twins {
 impl Attack {
     /// The attacks that `words` names.
     pub(crate) fn of(words: &str, signer: Arc<dyn Signer>, chain_id: Hash) -> anyhow::Result<Self> {
-        let mut attack =
-            Self { signer, chain_id, equivocate: false, withhold: false, lie_catch_up: false, twins: Mutex::new(None), lies: AtomicU64::new(0) };
+        let mut attack = Self {
+            signer,
+            chain_id,
+            equivocate: false,
+            withhold: false,
+            lie_catch_up: false,
+            twins: Mutex::new(None),
+            lies: AtomicU64::new(0),
+        };
         for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {
             match word {
                 "equivocate" => attack.equivocate = true,
@@ -216,8 +223,7 @@ mod tests {
         assert_eq!(fork.offence().unwrap().kind, OffenceKind::Fork(Height(1)));
         assert!(fork.is_signed(CHAIN, &validators, &MlDsa87));
 
-        let proposal =
-            Proposal { sequence: Sequence(1), prev: CHAIN, time_ms: 1_000, origin_view: View(0), cut: vec![Tip::default(); 4] };
+        let proposal = Proposal { sequence: Sequence(1), prev: CHAIN, time_ms: 1_000, origin_view: View(0), cut: vec![Tip::default(); 4] };
         let digest = proposal.digest(&Domain { chain_id: CHAIN, epoch: Epoch(0) });
         let ballot = Ballot { epoch: Epoch(0), phase: Phase::PrePrepare, view: View(0), sequence: Sequence(1), digest, voter: NodeId(0) };
         let message = Message::PrePrepare { proposal, vote: attack.signed(ballot) };

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cretoai_consensus::{Change, Epoch, FaultModel, Genesis, GenesisMember, Parameters, PublicKey, Reconfig, SignedGenesis, SignedReconfig};
+use cretoai_consensus::{
+    Change, Epoch, FaultModel, Genesis, GenesisMember, Parameters, PublicKey, Reconfig, SignedGenesis, SignedReconfig,
+};
 use cretoai_control::{
     api::{NodeStatus, Role},
     client::ControlClient,
@@ -305,10 +307,9 @@ async fn a_fifth_node_learns_joins_and_votes() {
         client.admit_learners(own.control, member, std::slice::from_ref(&key)).await.unwrap();
     }
     let (sequence, chain_hash) = agreed(&client, &all, &keys).await;
-    let learnt = until("the learner follows", async || {
-        client.status(joining.control, &key).await.ok().filter(|status| status.sequence >= sequence)
-    })
-    .await;
+    let learnt =
+        until("the learner follows", async || client.status(joining.control, &key).await.ok().filter(|status| status.sequence >= sequence))
+            .await;
     assert_eq!((learnt.role, learnt.ready), (Role::Learner, false));
     assert!(learnt.recent.iter().any(|record| record.sequence == sequence && record.chain_hash == chain_hash));
     assert_eq!(post(&joining, b"a learner takes nothing in").await.0, 503);
@@ -317,7 +318,12 @@ async fn a_fifth_node_learns_joins_and_votes() {
     let (ready, possession) = client.ready(joining.control, &key, Epoch(0), &change).await.unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: now + 40_000, change, ready: Some(ready) };
-    let order = SignedReconfig { admin: admin.sign(&reconfig.signing_message(signed.genesis.chain_id())), reconfig, new_key: Some(possession), old_key: None };
+    let order = SignedReconfig {
+        admin: admin.sign(&reconfig.signing_message(signed.genesis.chain_id())),
+        reconfig,
+        new_key: Some(possession),
+        old_key: None,
+    };
     client.reconfigure(all[1].control, &keys[1], &order).await.unwrap();
     all.push(joining);
     keys.push(key);
