@@ -86,9 +86,8 @@ fn main() -> ExitCode {
         Verb::Replay { seed, trace, svg } => replay(seed, trace, svg),
         #[cfg(feature = "mutants")]
         Verb::Mutants { threads } => {
-            let hunts = cretoai_sim::mutants::hunt_all(threads.unwrap_or_else(cores));
             println!("| mutant | rule | caught by | seeds needed |\n|---|---|---|---|");
-            hunts.iter().for_each(|hunt| println!("{}", hunt.line()));
+            let hunts = cretoai_sim::mutants::hunt_all(threads.unwrap_or_else(cores));
             let caught = hunts.iter().filter(|hunt| hunt.is_caught()).count();
             closing_line(caught as u64, (hunts.len() - caught) as u64)
         }

@@ -221,7 +221,7 @@ fn payload(number: u8) -> Payload {
     Payload { key: [number; 16], valid_until_ms: BEGINNING_MS + 30_000, data: vec![number; 50] }
 }
 
-/// Hunts all breakages, on so many threads, and prints the table.
+/// Hunts all breakages, on so many threads, and prints each line of the table as it is known.
 #[must_use]
 pub fn hunt_all(threads: usize) -> Vec<Hunt> {
     let all = Breakage::all();
@@ -234,6 +234,7 @@ pub fn hunt_all(threads: usize) -> Vec<Hunt> {
                     let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let Some(breakage) = all.get(index) else { return };
                     let hunt = breakage.hunt();
+                    println!("{}", hunt.line());
                     hunts.lock().unwrap().push((index, hunt));
                 }
             });

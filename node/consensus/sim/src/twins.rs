@@ -77,7 +77,7 @@ pub fn run(twin: NodeId, rounds: &[Partition]) -> Result<(), Broken> {
     scenario.fsync = (0, 0);
     scenario.payload_bytes = 60;
     scenario.parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    scenario.timing = Timing { timeout: TIMEOUT, status: Duration::from_millis(10), patience: Duration::from_millis(20), ..Timing::default() };
+    scenario.timing = Timing { timeout: TIMEOUT, status: Duration::from_millis(20), patience: Duration::from_millis(40), ..Timing::default() };
     let mut world = World::new(scenario);
     world.run_until(ROUND / 4)?;
     for (round, partition) in (0..).zip(rounds) {
