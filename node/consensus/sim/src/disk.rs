@@ -2,12 +2,12 @@
 //! keeps only what an fsync covered and any prefix of the batches after it. A batch is whole or not there. Restart and
 //! fetches answer as the node's RocksDB store does.
 
+use cretoai_consensus::{ChainState, Opening};
 use cretoai_consensus::{
-    Checkpoint, CheckpointCertificate, CheckedVertex, Epoch, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message,
+    CheckedVertex, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message,
     NewView, NodeId, Outcome, Phase, Prepared, Proof, Proposal, Sequence, Tip, VALIDITY_WINDOW_MS, Validators, ViewChange, Vote, encode,
     engine::{Execution, Mark, Recovered, Write},
 };
-use cretoai_consensus::{ChainState, Opening};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

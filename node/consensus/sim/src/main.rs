@@ -1,7 +1,7 @@
 //! `cretoai-sim`: runs the simulator.
 
-use cretoai_sim::{outage, seeds, svg, twins};
 use clap::{Parser, Subcommand};
+use cretoai_sim::{outage, seeds, svg, twins};
 use std::{path::PathBuf, process::ExitCode};
 
 /// A deterministic simulator of whole CretoAI clusters.
@@ -103,7 +103,12 @@ fn main() -> ExitCode {
             Ok(outages) => {
                 let ms = |micros: u64| micros as f64 / 1000.0;
                 let (p50, p99, longest) = (outages.per_mille(500), outages.per_mille(990), outages.longest());
-                println!("leader killed under load, {seeds} seeds: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", ms(p50), ms(p99), ms(longest));
+                println!(
+                    "leader killed under load, {seeds} seeds: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+                    ms(p50),
+                    ms(p99),
+                    ms(longest)
+                );
                 println!("the bar is p99 < {} ms", outage::BAR / 1000);
                 closing_line(u64::from(p99 < outage::BAR), u64::from(p99 >= outage::BAR))
             }

@@ -111,7 +111,13 @@ impl Breakage {
                 busy(seed, 4, &[], &[Fault::OneDecides, Fault::OnePrepares, Fault::CutLeader, Fault::PauseLeader], &[])
             }
             Self::Engine(Mutant::LockLostOnRestart | Mutant::VotesLostOnRestart) | Self::Driver(scenario::Broken::Disk(_), _) => {
-                restless(busy(seed, 4, &[], &[Fault::OneDecides, Fault::OnePrepares, Fault::KillLeader, Fault::Blackout, Fault::RollingRestart], &[]))
+                restless(busy(
+                    seed,
+                    4,
+                    &[],
+                    &[Fault::OneDecides, Fault::OnePrepares, Fault::KillLeader, Fault::Blackout, Fault::RollingRestart],
+                    &[],
+                ))
             }
             Self::Engine(Mutant::TipNotDescending | Mutant::DataNotHeld | Mutant::CommitUnprepared) => {
                 busy(seed, 4, &[S::BadProposals, S::Equivocate, S::Withhold], &[Fault::PauseLeader, Fault::PartialCut], &[])
@@ -133,7 +139,9 @@ impl Breakage {
                 busy(seed, 4, &[S::Frame], &[], &[Change::RotateAdmin, Change::SetParameters, Change::RotateAdmin])
             }
             Self::Engine(Mutant::UnverifiedVote) => busy(seed, 4, &[S::ForgeVotes, S::OtherDomain], &[], &[]),
-            Self::Engine(Mutant::LeaderFromLocalBans) => busy(seed, 4, &[S::Equivocate, S::ConflictingVotes, S::ForkLane], &[Fault::PartialCut], &[]),
+            Self::Engine(Mutant::LeaderFromLocalBans) => {
+                busy(seed, 4, &[S::Equivocate, S::ConflictingVotes, S::ForkLane], &[Fault::PartialCut], &[])
+            }
             Self::Driver(scenario::Broken::AnswersNothing, _) => busy(seed, 4, &[], &[Fault::Isolate, Fault::Pause, Fault::Isolate], &[]),
             Self::Engine(_) | Self::Driver(..) => busy(seed, 4, &[], &[Fault::CutLeader, Fault::KillLeader, Fault::Isolate], &[]),
         };
@@ -255,7 +263,8 @@ impl Hunt {
     /// A line of the table.
     #[must_use]
     pub fn line(&self) -> String {
-        let (by, seeds) = self.caught.as_ref().map_or_else(|| ("nothing".to_owned(), format!("> {BUDGET}")), |(by, s)| (by.clone(), s.to_string()));
+        let (by, seeds) =
+            self.caught.as_ref().map_or_else(|| ("nothing".to_owned(), format!("> {BUDGET}")), |(by, s)| (by.clone(), s.to_string()));
         format!("| {} | {} | {by} | {seeds} |", self.name, self.rule)
     }
 }

@@ -18,7 +18,8 @@ impl Outages {
     /// # Errors
     /// The rule that is broken, and the seed.
     pub fn measure(base: u64, seeds: u64) -> Result<Self, Broken> {
-        let measured: Result<Vec<u64>, Broken> = (base..base + seeds).map(|seed| outage(seed).map_err(|e| format!("seed {seed}: {e}"))).collect();
+        let measured: Result<Vec<u64>, Broken> =
+            (base..base + seeds).map(|seed| outage(seed).map_err(|e| format!("seed {seed}: {e}"))).collect();
         let mut measured = measured?;
         measured.sort_unstable();
         Ok(Self(measured))

@@ -47,16 +47,21 @@ pub fn draw(trace: &Trace, nodes: usize) -> String {
     let x = |at: u64| LEFT + at.saturating_sub(begin) / SCALE;
     let y = |node: usize| TOP + node as u64 * ROW;
     let (width, height) = (x(end) + LEFT, y(nodes));
-    let mut svg = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"monospace\" font-size=\"11\">\n");
-    let _ = writeln!(svg, "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>");
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"monospace\" font-size=\"11\">\n"
+    );
+    svg += "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
     for (index, (name, colour)) in COLOURS.iter().enumerate() {
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"14\" fill=\"{colour}\">{name}</text>", LEFT + index as u64 * 95);
+        svg += &format!("<text x=\"{}\" y=\"14\" fill=\"{colour}\">{name}</text>\n", LEFT + index as u64 * 95);
     }
     for node in 0..nodes {
-        let _ = writeln!(svg, "<text x=\"8\" y=\"{0}\">node {node}</text><line x1=\"{LEFT}\" y1=\"{0}\" x2=\"{width}\" y2=\"{0}\" stroke=\"#ccc\"/>", y(node));
+        svg += &format!(
+            "<text x=\"8\" y=\"{0}\">node {node}</text><line x1=\"{LEFT}\" y1=\"{0}\" x2=\"{width}\" y2=\"{0}\" stroke=\"#ccc\"/>\n",
+            y(node)
+        );
     }
     for at in (begin / 10_000 * 10_000..end).step_by(10_000).filter(|at| *at >= begin) {
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"30\" fill=\"#888\">{} ms</text>", x(at), at / 1000);
+        svg += &format!("<text x=\"{}\" y=\"30\" fill=\"#888\">{} ms</text>\n", x(at), at / 1000);
     }
     for entry in entries {
         element(&mut svg, entry, &x, &y);
@@ -79,7 +84,13 @@ fn element(svg: &mut String, entry: &Entry, x: &impl Fn(u64) -> u64, y: &impl Fn
             )
         }
         Entry::Executed { at, node, sequence } => {
-            writeln!(svg, "<circle cx=\"{0}\" cy=\"{1}\" r=\"4\"/><text x=\"{0}\" y=\"{2}\">{sequence}</text>", x(*at), y(*node), y(*node) - 8)
+            writeln!(
+                svg,
+                "<circle cx=\"{0}\" cy=\"{1}\" r=\"4\"/><text x=\"{0}\" y=\"{2}\">{sequence}</text>",
+                x(*at),
+                y(*node),
+                y(*node) - 8
+            )
         }
         Entry::Down { at, node } => {
             writeln!(svg, "<text x=\"{}\" y=\"{}\" fill=\"#d62728\" font-size=\"18\">&#10006;</text>", x(*at), y(*node) + 6)

@@ -6,13 +6,7 @@
 //! enumerate the rest. A round lasts two timeouts, long enough to change the view where the partition calls for it. After
 //! the rounds the network heals, and everything must become final.
 
-use crate::{
-    invariants::Broken,
-    rng::Rng,
-    scenario::Scenario,
-    seeds::text_of,
-    world::World,
-};
+use crate::{invariants::Broken, rng::Rng, scenario::Scenario, seeds::text_of, world::World};
 use cretoai_consensus::{NodeId, Parameters, engine::Timing};
 use std::time::{Duration, Instant};
 
@@ -77,7 +71,8 @@ pub fn run(twin: NodeId, rounds: &[Partition]) -> Result<(), Broken> {
     scenario.fsync = (0, 0);
     scenario.payload_bytes = 60;
     scenario.parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    scenario.timing = Timing { timeout: TIMEOUT, status: Duration::from_millis(20), patience: Duration::from_millis(40), ..Timing::default() };
+    scenario.timing =
+        Timing { timeout: TIMEOUT, status: Duration::from_millis(20), patience: Duration::from_millis(40), ..Timing::default() };
     let mut world = World::new(scenario);
     world.run_until(ROUND / 4)?;
     for (round, partition) in (0..).zip(rounds) {

@@ -3,12 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use cretoai_consensus::{NodeId, Payload, Sequence};
-use cretoai_sim::{
-    machine::BEGINNING_MS,
-    scenario::Scenario,
-    seeds,
-    world::World,
-};
+use cretoai_sim::{machine::BEGINNING_MS, scenario::Scenario, seeds, world::World};
 
 fn payload(number: u8) -> Payload {
     Payload { key: [number; 16], valid_until_ms: BEGINNING_MS + 30_000, data: vec![number; 100] }

@@ -57,7 +57,11 @@ impl Checks {
             Write::Stable(certificate) | Write::Epoch { certificate, .. } => {
                 let state = &certificate.state;
                 let valid = self.epochs.get(&state.epoch).map(|set| certificate.verify(self.chain_id, set, &SimVerifier));
-                rule!(valid == Some(Ok(())), "certificate: node {node} holds {} for stable, which proves nothing: {valid:?}", state.sequence);
+                rule!(
+                    valid == Some(Ok(())),
+                    "certificate: node {node} holds {} for stable, which proves nothing: {valid:?}",
+                    state.sequence
+                );
                 let executed = disk.newest() >= state.sequence;
                 rule!(executed, "checkpoint: node {node} closed {} before it had executed it", state.sequence);
                 let right = self.chain_hash_at(state.sequence).is_none_or(|hash| hash == state.chain_hash);
@@ -172,12 +176,18 @@ impl Checks {
         let signed = &mut self.signed;
         let is_new = !signed.votes.contains_key(&(epoch, node, commit, view, sequence));
         let known = *signed.votes.entry((epoch, node, commit, view, sequence)).or_insert(digest);
-        rule!(known == digest, "votes: honest node {node} voted {known:?} and {digest:?} in {phase:?} of sequence {sequence} in view {view}");
+        rule!(
+            known == digest,
+            "votes: honest node {node} voted {known:?} and {digest:?} in {phase:?} of sequence {sequence} in view {view}"
+        );
         if is_new {
             let entered = signed.entered.get(&(epoch, node)).copied().unwrap_or_default();
             rule!(view >= entered, "views: node {node} voted in view {view} after it entered {entered}");
             let end = self.openings.get(&epoch.next()).map(|opening| opening.sequence);
-            rule!(end.is_none_or(|end| sequence <= end), "epochs: node {node} voted for {sequence} in epoch {epoch}, which ended at {end:?}");
+            rule!(
+                end.is_none_or(|end| sequence <= end),
+                "epochs: node {node} voted for {sequence} in epoch {epoch}, which ended at {end:?}"
+            );
         }
         if commit {
             let prepared = self.signed.votes.get(&(epoch, node, false, view, sequence));
@@ -196,7 +206,9 @@ impl Checks {
     }
 
     fn acknowledged(&mut self, node: NodeId, epoch: Epoch, tips: &[Tip], disk: &Disk) -> Result<(), Broken> {
-        let Some(validators) = self.epochs.get(&epoch) else { return Err(format!("epochs: node {node} is in epoch {epoch}, which nothing opened")) };
+        let Some(validators) = self.epochs.get(&epoch) else {
+            return Err(format!("epochs: node {node} is in epoch {epoch}, which nothing opened"));
+        };
         for (author, tip) in validators.ids().zip(tips) {
             let held = disk.holds_tip(author, *tip);
             rule!(held, "durability: node {node} acknowledged lane {author} up to {} before it was durable", tip.height);
@@ -272,7 +284,10 @@ impl Checks {
             rule!(shown, "views: VIEW-CHANGE {view} of honest node {node} conceals its COMMIT of {sequence} in view {committed}");
         }
         let (Some(set), Some(opening)) = (self.epochs.get(&epoch), self.openings.get(&epoch)) else { return Ok(()) };
-        rule!(change.verify(self.chain_id, set, *opening, &SimVerifier), "certificate: VIEW-CHANGE {view} of honest node {node} proves nothing");
+        rule!(
+            change.verify(self.chain_id, set, *opening, &SimVerifier),
+            "certificate: VIEW-CHANGE {view} of honest node {node} proves nothing"
+        );
         self.enter(node, epoch, view);
         Ok(())
     }
