@@ -389,7 +389,7 @@ fn small_talk(target: &mut Target, rounds: u64) {
             target.send_frame(attacker, Message::FetchLane { author, above, up_to });
             target.send_frame(attacker, Message::FetchRecords { epoch: Epoch(0), from: Sequence(0) });
             target.send_frame(attacker, Message::Recall);
-            target.send_frame(attacker, Message::Recalled(Box::new(Recalled::default())));
+            target.send_frame(attacker, Message::Recalled(Box::default()));
         }
     }
     target.turn();
