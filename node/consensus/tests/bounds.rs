@@ -11,8 +11,8 @@ mod common;
 use common::{Check, Key, ballot, certificate, checkpoint, forged, genesis, hash, signed_head, tip, vote_by};
 use cretoai_consensus::{
     Certificate, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Engine, Epoch, Evidence, Hash, Height, Item, MAX_FRAME,
-    MAX_ITEMS, MAX_RECORDS, Message, NewView, NodeId, Payload, Phase, Prepared, Proof, Proposal, Recalled, Record, Sequence, Status, Tip,
-    Validators, View, ViewChange, ViewChangeHead, encode,
+    MAX_ITEMS, MAX_RECORDS, Message, NewView, NodeId, Payload, Phase, Prepared, Proof, Proposal, Record, Sequence, Status, Tip, Validators,
+    View, ViewChange, ViewChangeHead, encode,
     engine::{Config, Input, Limits, MAX_ADVANCE, Now, Recovered, Role, Sizes, Timing, Turn, ViolationKind},
 };
 use peak_alloc::PeakAlloc;
