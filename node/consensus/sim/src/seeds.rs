@@ -130,7 +130,6 @@ pub fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Runs one seed again. Gives back how it ended, what happened, and between how many machines.
-#[must_use]
 pub fn replay(seed: u64, print: bool) -> (Result<Report, Broken>, Trace, usize) {
     let mut world = World::new(Scenario::of_seed(seed));
     println!("{:#?}", world.scenario);
