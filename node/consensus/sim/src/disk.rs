@@ -18,8 +18,6 @@ use std::{
 pub enum DiskFault {
     /// Reports writes as durable that are not.
     IgnoresFsync,
-    /// Gives no vote back after a restart.
-    ForgetsVotes,
     /// Gives no prepared certificate back after a restart.
     ForgetsPrepared,
     /// Gives no view back after a restart.
@@ -32,9 +30,8 @@ pub enum DiskFault {
 
 impl DiskFault {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::IgnoresFsync,
-        Self::ForgetsVotes,
         Self::ForgetsPrepared,
         Self::ForgetsView,
         Self::ForgetsRecentPayloads,
@@ -241,10 +238,8 @@ impl Disk {
         recovered.view_change = content.view_change.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
         recovered.new_view = content.new_view.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
         recovered.prepared = content.prepared.clone().filter(|_| self.fault != Some(DiskFault::ForgetsPrepared));
-        if self.fault != Some(DiskFault::ForgetsVotes) {
-            recovered.proposal.clone_from(&content.proposed);
-            recovered.votes = [&content.prepare, &content.commit].into_iter().flatten().cloned().collect();
-        }
+        recovered.proposal.clone_from(&content.proposed);
+        recovered.votes = [&content.prepare, &content.commit].into_iter().flatten().cloned().collect();
         recovered.mark = content.mark;
         recovered.stale = content.stale;
         recovered.checkpoint.clone_from(&content.checkpoint);

@@ -103,7 +103,8 @@ impl Breakage {
             Self::Engine(Mutant::WantForever) => return wants_end(seed),
             Self::Engine(Mutant::TimeoutConstant) => return slow_network(seed),
             Self::Engine(Mutant::WeakQuorumTooSmall) => busy(seed, 3, &[], &[Fault::Pause, Fault::Isolate, Fault::SlowDisk], &[]),
-            Self::Engine(Mutant::RepairOff) => lossy(seed),
+            Self::Engine(Mutant::RepairOff) => return lost_vertex(seed),
+            Self::Engine(Mutant::LinksRequired) => return link_to_what_others_lack(),
             Self::Engine(Mutant::NewViewNotRecomputed) => {
                 busy(seed, 4, &[S::LieNewView, S::Equivocate, S::Silence], &[Fault::OnePrepares, Fault::OneDecides, Fault::KillLeader], &[])
             }
@@ -123,11 +124,12 @@ impl Breakage {
                 busy(seed, 4, &[S::BadProposals, S::Equivocate, S::Withhold], &[Fault::PauseLeader, Fault::PartialCut], &[])
             }
             Self::Engine(Mutant::ForkAcknowledged) => busy(seed, 4, &[S::ForkLane], &[], &[]),
-            Self::Engine(Mutant::LinksRequired) => busy(seed, 4, &[S::ForkLane, S::Withhold, S::Selective], &[], &[]),
             Self::Engine(Mutant::PreparedDataDropped) => {
                 busy(seed, 4, &[S::ForkLane, S::Withhold, S::Equivocate], &[Fault::OnePrepares, Fault::OneDecides, Fault::KillLeader], &[])
             }
-            Self::Engine(Mutant::LearnerVotes) => busy(seed, 5, &[], &[Fault::Idle], &[Change::Remove(NodeId(seed as u32 % 5))]),
+            Self::Engine(Mutant::LearnerVotes) => {
+                Scenario { lax_senders: true, ..busy(seed, 5, &[], &[], &[Change::Remove(NodeId(seed as u32 % 5))]) }
+            }
             Self::Engine(Mutant::OldEpochVotes) => busy(seed, 4, &[S::OtherDomain], &[Fault::Pause], &add),
             Self::Engine(Mutant::PreparedPastReconfig | Mutant::PayloadIdWithEpoch) => busy(seed, 4, &[], &[Fault::PartialCut], &add),
             Self::Engine(Mutant::StaleVolumeSigns) => return older_copy(seed),
@@ -152,7 +154,6 @@ impl Breakage {
 const fn rule_of(fault: DiskFault) -> &'static str {
     match fault {
         DiskFault::IgnoresFsync => "what an fsync covered is durable",
-        DiskFault::ForgetsVotes => "a restart gives back the votes",
         DiskFault::ForgetsPrepared => "a restart gives back the prepared certificate",
         DiskFault::ForgetsView => "a restart gives back the view",
         DiskFault::ForgetsRecentPayloads => "a restart gives back the executed payloads",
@@ -185,16 +186,36 @@ fn restless(scenario: Scenario) -> Scenario {
     Scenario { crashes: 60, ..scenario }
 }
 
-/// What is lost does not come again by itself.
-fn lossy(seed: u64) -> Scenario {
-    let mut scenario = busy(seed, 4, &[], &[Fault::Flap, Fault::Isolate, Fault::PartialCut], &[]);
-    scenario.weather.loss = 150;
-    scenario
+/// A node seals a vertex while nobody hears it, and nothing more. When all hear it again, they get it.
+fn lost_vertex(seed: u64) -> Result<(), Broken> {
+    let mut world = World::new(Scenario::lan(4, seed, 0, 0));
+    world.run_until(200_000)?;
+    world.isolate(3);
+    world.submit_now(3, payload(1))?;
+    world.run_until(260_000)?;
+    world.rejoin(3);
+    world.run_until(2_000_000)?;
+    if world.length().0 > 0 { Ok(()) } else { Err("repair: a vertex that was lost on its way never came".into()) }
+}
+
+/// A vertex links to another lane's that only its author holds: it is final as soon as any other.
+fn link_to_what_others_lack() -> Result<(), Broken> {
+    const DELAY: u64 = 10_000;
+    let mut world = World::new(Scenario::calm(4, DELAY));
+    world.run_until(120_000)?;
+    let cut = [(3, 1), (3, 2)];
+    cut.iter().for_each(|pair| world.network.cut(*pair));
+    world.submit_now(3, payload(1))?;
+    world.run_until(120_000 + DELAY + 1_000)?;
+    let submitted = world.now;
+    world.submit_now(0, payload(2))?;
+    world.run_until(submitted + 6 * DELAY)?;
+    if world.length().0 > 0 { Ok(()) } else { Err("links: a vertex had to wait for another lane".into()) }
 }
 
 /// A message takes so long that a view of T0 cannot decide anything.
 fn slow_network(seed: u64) -> Result<(), Broken> {
-    let mut world = World::new(Scenario { weather: Weather::exactly(150_000), ..Scenario::lan(4, seed, 0, 0) });
+    let mut world = World::new(Scenario { weather: Weather::exactly(300_000), ..Scenario::lan(4, seed, 0, 0) });
     world.submit_at(1_000_000, payload(1));
     world.run().map(|_| ())
 }

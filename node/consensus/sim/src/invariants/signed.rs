@@ -213,14 +213,16 @@ impl Checks {
             let held = disk.holds_tip(author, *tip);
             rule!(held, "durability: node {node} acknowledged lane {author} up to {} before it was durable", tip.height);
             let before = self.signed.acknowledged.entry((node, epoch, author)).or_default();
-            let first = *before.entry(tip.height).or_insert(tip.id);
-            if first != tip.id {
-                // Only what was named takes the place of what was held first.
-                let named = self.signed.named.get(&(epoch, author)).into_iter().flatten();
-                let other = named.into_iter().any(|named| before.get(&named.height) != Some(&named.id));
+            let known = before.get(&tip.height).is_none_or(|first| *first == tip.id);
+            let goes_on = before.last_key_value().is_none_or(|(highest, _)| *highest <= tip.height);
+            if !known || !goes_on {
+                // Another branch: only what was named takes the place of what was held first.
+                let named = self.signed.named.get(&(epoch, author));
+                let other = named.into_iter().flatten().any(|named| before.get(&named.height) != Some(&named.id));
                 rule!(other, "fork: node {node} acknowledged two vertices of lane {author} at {}", tip.height);
-                before.insert(tip.height, tip.id);
+                before.clear();
             }
+            before.insert(tip.height, tip.id);
         }
         Ok(())
     }
