@@ -45,8 +45,15 @@ struct Twins {
 impl Attack {
     /// The attacks that `words` names.
     pub(crate) fn of(words: &str, signer: Arc<dyn Signer>, chain_id: Hash) -> anyhow::Result<Self> {
-        let mut attack =
-            Self { signer, chain_id, equivocate: false, withhold: false, lie_catch_up: false, twins: Mutex::new(None), lies: AtomicU64::new(0) };
+        let mut attack = Self {
+            signer,
+            chain_id,
+            equivocate: false,
+            withhold: false,
+            lie_catch_up: false,
+            twins: Mutex::new(None),
+            lies: AtomicU64::new(0),
+        };
         for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {
             match word {
                 "equivocate" => attack.equivocate = true,
@@ -140,10 +147,14 @@ impl Attack {
         other.time_ms += 1;
         let twin = other.digest(&Domain { chain_id: self.chain_id, epoch });
         *self.twins.lock().unwrap_or_else(PoisonError::into_inner) = Some(Twins { view, sequence, even: digest, odd: twin });
-        if to.0.is_multiple_of(2) {
-            return vec![Message::PrePrepare { proposal: proposal.clone(), vote: vote.clone() }];
-        }
-        vec![Message::PrePrepare { proposal: other, vote: self.signed(Ballot { digest: twin, ..vote.ballot }) }]
+        let told = if to.0.is_multiple_of(2) {
+            Message::PrePrepare { proposal: proposal.clone(), vote: vote.clone() }
+        } else {
+            Message::PrePrepare { proposal: other, vote: self.signed(Ballot { digest: twin, ..vote.ballot }) }
+        };
+        // And at once the COMMITs: its engine will see no quorum for either.
+        let commit = self.signed(Ballot { phase: Phase::Commit, ..vote.ballot });
+        std::iter::once(told).chain(self.votes(to, &commit)).collect()
     }
 
     /// Commits both of two proposals to everybody, the one that the peer knows first.
@@ -212,15 +223,15 @@ mod tests {
         assert_eq!(fork.offence().unwrap().kind, OffenceKind::Fork(Height(1)));
         assert!(fork.is_signed(CHAIN, &validators, &MlDsa87));
 
-        let proposal =
-            Proposal { sequence: Sequence(1), prev: CHAIN, time_ms: 1_000, origin_view: View(0), cut: vec![Tip::default(); 4] };
+        let proposal = Proposal { sequence: Sequence(1), prev: CHAIN, time_ms: 1_000, origin_view: View(0), cut: vec![Tip::default(); 4] };
         let digest = proposal.digest(&Domain { chain_id: CHAIN, epoch: Epoch(0) });
         let ballot = Ballot { epoch: Epoch(0), phase: Phase::PrePrepare, view: View(0), sequence: Sequence(1), digest, voter: NodeId(0) };
         let message = Message::PrePrepare { proposal, vote: attack.signed(ballot) };
-        let told = |to| match attack.tamper(&validators, NodeId(to), &message).pop() {
+        let told = |to| match attack.tamper(&validators, NodeId(to), &message).into_iter().next() {
             Some(Message::PrePrepare { vote, .. }) => vote,
             other => panic!("{other:?}"),
         };
+        assert_eq!(attack.tamper(&validators, NodeId(1), &message).len(), 3, "with a COMMIT of both");
         let proposals = Evidence::Votes(told(1), told(2));
         assert!(proposals.is_signed(CHAIN, &validators, &MlDsa87), "{:?}", proposals.offence());
         let commit = Message::Vote(attack.signed(Ballot { phase: Phase::Commit, ..ballot }));

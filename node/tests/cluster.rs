@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cretoai_consensus::{Change, Epoch, FaultModel, Genesis, GenesisMember, Parameters, PublicKey, Reconfig, SignedGenesis, SignedReconfig};
+use cretoai_consensus::{
+    Change, Epoch, FaultModel, Genesis, GenesisMember, Parameters, PublicKey, Reconfig, SignedGenesis, SignedReconfig,
+};
 use cretoai_control::{
     api::{NodeStatus, Role},
     client::ControlClient,
@@ -305,10 +307,9 @@ async fn a_fifth_node_learns_joins_and_votes() {
         client.admit_learners(own.control, member, std::slice::from_ref(&key)).await.unwrap();
     }
     let (sequence, chain_hash) = agreed(&client, &all, &keys).await;
-    let learnt = until("the learner follows", async || {
-        client.status(joining.control, &key).await.ok().filter(|status| status.sequence >= sequence)
-    })
-    .await;
+    let learnt =
+        until("the learner follows", async || client.status(joining.control, &key).await.ok().filter(|status| status.sequence >= sequence))
+            .await;
     assert_eq!((learnt.role, learnt.ready), (Role::Learner, false));
     assert!(learnt.recent.iter().any(|record| record.sequence == sequence && record.chain_hash == chain_hash));
     assert_eq!(post(&joining, b"a learner takes nothing in").await.0, 503);
@@ -317,7 +318,12 @@ async fn a_fifth_node_learns_joins_and_votes() {
     let (ready, possession) = client.ready(joining.control, &key, Epoch(0), &change).await.unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: now + 40_000, change, ready: Some(ready) };
-    let order = SignedReconfig { admin: admin.sign(&reconfig.signing_message(signed.genesis.chain_id())), reconfig, new_key: Some(possession), old_key: None };
+    let order = SignedReconfig {
+        admin: admin.sign(&reconfig.signing_message(signed.genesis.chain_id())),
+        reconfig,
+        new_key: Some(possession),
+        old_key: None,
+    };
     client.reconfigure(all[1].control, &keys[1], &order).await.unwrap();
     all.push(joining);
     keys.push(key);
@@ -343,6 +349,21 @@ async fn a_fifth_node_learns_joins_and_votes() {
     }
 }
 
+/// A process that ends with its test, whatever becomes of that.
+#[cfg(feature = "byzantine")]
+struct Ended(std::process::Child);
+
+#[cfg(feature = "byzantine")]
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for ended in [self.0.kill(), self.0.wait().map(drop)] {
+            if let Err(error) = ended {
+                println!("the attacker: {error}");
+            }
+        }
+    }
+}
+
 /// One of four is a process of its own that attacks: as the leader it proposes and commits two decisions for one place, and it
 /// forks its lane.
 #[cfg(feature = "byzantine")]
@@ -356,19 +377,23 @@ async fn an_attacker_is_proven_guilty_and_the_others_go_on() {
     let config = volume.path().join("attacker.toml");
     std::fs::write(&config, node_toml(0, all[0], volume.path(), &all)).unwrap();
     let binary = env!("CARGO_BIN_EXE_cretoai-node");
-    let mut attacker = Command::new(binary)
+    let attacker = Command::new(binary)
         .args(["run", "--config"])
         .arg(&config)
         .args(["--api-listen", &all[0].clients.to_string()])
         .env("CRETO_BYZANTINE", "equivocate,lie-catch-up")
         .env("CRETO_CLUSTER_UID", CLUSTER)
         .env("CRETO_ADMIN_KEY", admin.public_key().fingerprint().to_string())
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let mut attacker = Ended(attacker);
     let honest: Vec<Running> = (1..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
     let (signed, keys) = birth(&client, &all, &admin).await;
     all_ready(&client, &all[1..], &keys[1..]).await;
+    // What only the attacker was given, it puts into a lane that it forks.
+    http(all[0].clients, "POST /v1/payloads?wait=0", b"to the attacker").await;
     for n in 0..20_u8 {
         let (status, body) = http(all[1 + usize::from(n) % 3].clients, "POST /v1/payloads?wait=20000", &[n; 64]).await;
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
@@ -396,8 +421,7 @@ async fn an_attacker_is_proven_guilty_and_the_others_go_on() {
     std::fs::write(&file, String::from_utf8_lossy(&item).replace("\"epoch\":0", "\"epoch\":1")).unwrap();
     assert_eq!(verify().status.code(), Some(1));
 
-    attacker.kill().unwrap();
-    attacker.wait().unwrap();
+    attacker.0.kill().unwrap();
     let (status, _) = http(all[3].clients, "POST /v1/payloads?wait=20000", b"without the attacker").await;
     assert_eq!(status, 200);
     for node in honest {

@@ -417,7 +417,14 @@ fn genesis(admin: &SecretKey, cluster: &str, members: &[(&str, &SecretKey)], cre
         })
         .collect();
     let admin_key = admin.public_key().clone();
-    let genesis = Genesis { cluster_uid: cluster.into(), admin_key, members, fault_model: FaultModel::Byzantine, parameters: Parameters::default(), created_ms };
+    let genesis = Genesis {
+        cluster_uid: cluster.into(),
+        admin_key,
+        members,
+        fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
+        created_ms,
+    };
     let signature = admin.sign(&genesis.signing_message());
     SignedGenesis { genesis, signature }
 }

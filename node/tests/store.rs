@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cretoai_consensus::{
-    Change, CheckedVertex, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash, Height, Message, NodeId, OffenceKind, Outcome,
-    Parameters, Payload, Reconfig, Sequence, SignedGenesis, SignedReconfig, Tip,
+    Change, CheckedVertex, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash, Height, Message, NodeId, OffenceKind,
+    Outcome, Parameters, Payload, Reconfig, Sequence, SignedGenesis, SignedReconfig, Tip,
     engine::{Config, Engine, Input, Limits, Now, Recipient, Role, Timing},
 };
 use cretoai_control::{

@@ -371,7 +371,8 @@ async fn more_handshakes_than_the_node_bears_are_turned_away_and_members_still_g
 async fn a_guest_may_ask_and_is_answered_on_its_own_connection() {
     let addresses = ports::<3>();
     // Node 2 knows the two members and dials them; they do not know where it is.
-    let mut nodes = [start_among(0, &addresses, &members(2), &addresses[..2]).await, start_among(1, &addresses, &members(2), &addresses[..2]).await];
+    let mut nodes =
+        [start_among(0, &addresses, &members(2), &addresses[..2]).await, start_among(1, &addresses, &members(2), &addresses[..2]).await];
     let mut learner = start_among(2, &addresses, &members(2), &addresses[..2]).await;
     eventually("it is refused as long as nobody named it", || nodes[0].refused("unknown_key") > 0).await;
     nodes[0].transport.admit([key(2).public_key().clone()]);

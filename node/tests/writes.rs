@@ -77,8 +77,14 @@ impl Disk {
     }
 
     fn vote(&self, phase: Phase, sequence: u64) -> Vote {
-        let ballot =
-            Ballot { epoch: self.validators.epoch, phase, view: View(2), sequence: Sequence(sequence), digest: Hash([4; 32]), voter: NodeId(0) };
+        let ballot = Ballot {
+            epoch: self.validators.epoch,
+            phase,
+            view: View(2),
+            sequence: Sequence(sequence),
+            digest: Hash([4; 32]),
+            voter: NodeId(0),
+        };
         Vote { ballot, signature: signature(9) }
     }
 
@@ -217,7 +223,10 @@ fn a_stable_checkpoint_takes_the_place_of_what_lies_below_it() {
         disk.execute(true, 1);
     }
     disk.write(vec![
-        Write::Vote { vote: disk.vote(Phase::Prepare, 64), proposed: Some((Proposal { sequence: Sequence(64), ..disk.proposal() }, disk.vote(Phase::PrePrepare, 64))) },
+        Write::Vote {
+            vote: disk.vote(Phase::Prepare, 64),
+            proposed: Some((Proposal { sequence: Sequence(64), ..disk.proposal() }, disk.vote(Phase::PrePrepare, 64))),
+        },
         Write::Vote { vote: disk.vote(Phase::Commit, 64), proposed: None },
         Write::Prepared(Prepared { certificate: disk.certificate(Phase::Prepare, Sequence(64), 3), proposal: disk.proposal() }),
     ]);
@@ -228,7 +237,10 @@ fn a_stable_checkpoint_takes_the_place_of_what_lies_below_it() {
     let (mut disk, back) = disk.restart();
     assert_eq!((back.votes, back.proposal, back.prepared), (vec![newer], None, None));
     assert_eq!(back.stable, Some(Arc::clone(&stable)));
-    assert_eq!(back.certified.map(|(sequence, _, proof)| (sequence, proof)), Some((Sequence(64), Proof::Checkpoint(stable.as_ref().clone()))));
+    assert_eq!(
+        back.certified.map(|(sequence, _, proof)| (sequence, proof)),
+        Some((Sequence(64), Proof::Checkpoint(stable.as_ref().clone())))
+    );
     assert_eq!(disk.storage.proof(Sequence(63)).unwrap(), None, "its commit certificate is gone");
     assert_eq!(disk.storage.proof(Sequence(64)).unwrap(), Some(Proof::Checkpoint(stable.as_ref().clone())));
     disk.serves_everything_up_to(64);

@@ -129,7 +129,12 @@ impl ControlClient {
     ///
     /// # Errors
     /// As [`Self::put_genesis`].
-    pub async fn put_genesis_to_learner(&self, address: SocketAddr, expect: &PublicKey, genesis: &SignedGenesis) -> Result<(), ControlError> {
+    pub async fn put_genesis_to_learner(
+        &self,
+        address: SocketAddr,
+        expect: &PublicKey,
+        genesis: &SignedGenesis,
+    ) -> Result<(), ControlError> {
         let expect = Expect::Key(expect.clone());
         let body = genesis.encode();
         self.call(address, expect, Method::PUT, LEARNER_GENESIS_PATH, "application/octet-stream", body).await?;

@@ -76,7 +76,9 @@ pub enum OfferError {
     #[error("this genesis is not valid: {0}")]
     Invalid(#[from] GenesisError),
     /// This node is not in it.
-    #[error("this genesis does not name validator {name} with key {fingerprint}; attest this pod again and put its key into the genesis, or offer it with as=learner")]
+    #[error(
+        "this genesis does not name validator {name} with key {fingerprint}; attest this pod again and put its key into the genesis, or offer it with as=learner"
+    )]
     NotAMember {
         /// This node's name.
         name: String,

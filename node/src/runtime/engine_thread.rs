@@ -22,7 +22,11 @@ const MAX_EVENTS: usize = 512;
 
 /// What the engine's thread waits for.
 pub(super) enum Event {
-    Message { from: NodeId, message: Message, _budget: Budget },
+    Message {
+        from: NodeId,
+        message: Message,
+        _budget: Budget,
+    },
     Connected(NodeId),
     Submit(Payload),
     Reconfigure(Box<SignedReconfig>),

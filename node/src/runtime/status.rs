@@ -248,11 +248,7 @@ impl Snapshot {
             chain_hash: self.chain_hash.to_string(),
             time_ms: self.time_ms,
             stable: self.stable.0,
-            quorum: Some(QuorumStatus {
-                members: quorum.n as u32,
-                required: quorum.q as u32,
-                fault_tolerance: quorum.f as u32,
-            }),
+            quorum: Some(QuorumStatus { members: quorum.n as u32, required: quorum.q as u32, fault_tolerance: quorum.f as u32 }),
             suspected: members.iter().filter(|m| m.reputation < cretoai_consensus::FULL_REPUTATION).map(|m| m.name.clone()).collect(),
             members,
             peers: others

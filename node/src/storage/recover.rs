@@ -5,9 +5,8 @@ use super::{
     votes::{COMMIT, NEW_VIEW, PREPARE, PREPARED, PROPOSED, STALE, STATE, SUCCESSOR, VIEW_CHANGE},
 };
 use cretoai_consensus::{
-    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, NodeId, Outcome, Proof, Sequence, Tip, VALIDITY_WINDOW_MS, Validators, Vertex, Vote,
-    engine::Recovered,
-    Opening,
+    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, NodeId, Opening, Outcome, Proof, Sequence, Tip, VALIDITY_WINDOW_MS,
+    Validators, Vertex, Vote, engine::Recovered,
 };
 use std::sync::Arc;
 

@@ -149,7 +149,12 @@ impl Storage {
         Ok(())
     }
 
-    pub(super) fn put_signed(&self, batch: &mut WriteBatch, key: &'static [u8], value: &impl borsh::BorshSerialize) -> Result<(), StorageError> {
+    pub(super) fn put_signed(
+        &self,
+        batch: &mut WriteBatch,
+        key: &'static [u8],
+        value: &impl borsh::BorshSerialize,
+    ) -> Result<(), StorageError> {
         self.put(batch, CONSENSUS, key, &encode(value))
     }
 

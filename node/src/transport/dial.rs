@@ -257,7 +257,8 @@ async fn open(connection: &Connection, class: Class) -> Result<SendStream, Strin
 }
 
 async fn open_streams(connection: &Connection) -> Result<[SendStream; 3], String> {
-    let opened = async { Ok([open(connection, Class::Vote).await?, open(connection, Class::Data).await?, open(connection, Class::Bulk).await?]) };
+    let opened =
+        async { Ok([open(connection, Class::Vote).await?, open(connection, Class::Data).await?, open(connection, Class::Bulk).await?]) };
     tokio::time::timeout(HANDSHAKE_LIMIT, opened).await.unwrap_or_else(|_| Err("the peer allows no streams".into()))
 }
 

@@ -202,13 +202,8 @@ impl Transport {
     ) -> Result<Arc<Self>, TransportError> {
         let peers = Arc::new(Peers::new(key.public_key().clone(), members));
         let admit = Arc::clone(&peers);
-        let shared = Arc::new(Shared {
-            peers,
-            metrics,
-            inbound: Box::new(inbound),
-            wake: Notify::new(),
-            closing: watch::Sender::new(false),
-        });
+        let shared =
+            Arc::new(Shared { peers, metrics, inbound: Box::new(inbound), wake: Notify::new(), closing: watch::Sender::new(false) });
         let endpoint = quic::endpoint(listen, key, Arc::new(move |key: &PublicKey| admit.admits(key)))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept::run(shared.clone(), endpoint.clone()));

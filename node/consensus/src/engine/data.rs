@@ -35,7 +35,9 @@ impl Engine {
         let Some(own) = self.own_position().filter(|_| self.may_sign() && self.successor.is_none()) else { return false };
         let Some(lane) = self.lanes.get(own) else { return false };
         let acknowledged = self.acknowledged_by(own, self.quorum().q).height.max(lane.decided().height);
-        lane.undecided() < self.limits.lane && lane.has_room_for_bytes() && lane.tip().height.0 - acknowledged.0 < self.limits.unacknowledged
+        lane.undecided() < self.limits.lane
+            && lane.has_room_for_bytes()
+            && lane.tip().height.0 - acknowledged.0 < self.limits.unacknowledged
     }
 
     /// Seals what waits: with the COMMIT of this turn; or at once when nothing is being decided; or when a vertex is

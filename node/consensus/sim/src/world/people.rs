@@ -94,9 +94,7 @@ impl World {
     // ---- the admin
 
     pub(super) fn administer(&mut self) -> Result<(), Broken> {
-        if !self.calm || !self.all_final() || !self.admin.is_done() {
-            self.schedule(self.now + ADMIN_LOOKS, Event::Admin);
-        }
+        self.schedule(self.now + ADMIN_LOOKS, Event::Admin);
         let Some(validators) = self.checks.validators().cloned() else { return Ok(()) };
         self.notice_useless_volumes(&validators)?;
         if let Some(done) = self.admin.observe(&validators) {

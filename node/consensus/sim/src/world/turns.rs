@@ -215,7 +215,12 @@ impl World {
                     return Err(format!("bounds: node {own} sent a frame beyond {MAX_FRAME} bytes"));
                 }
             }
-            if let Message::PrePrepare { proposal, .. } = message {
+            if let Message::PrePrepare { proposal, vote } = message {
+                if honest {
+                    let lost = self.machines.iter().filter(|m| m.next_key > 1).count();
+                    let holders = |author, tip| lost + self.machines.iter().filter(|m| m.disk.holds_tip(author, tip)).count();
+                    self.checks.is_backed(own, proposal, &vote.ballot, holders)?;
+                }
                 self.timeline.proposed.entry(proposal.sequence).or_insert(self.now);
             }
             match to {
@@ -255,6 +260,7 @@ impl World {
         };
         let life = self.machines[to].life;
         for (late, message) in messages {
+            self.checks.names(&message);
             let delays = self.network.delays(&mut self.rng, (from, to), &message);
             if let Some(trace) = &mut self.trace {
                 let arrives = delays.first().map(|delay| self.now + late + delay);
