@@ -67,7 +67,10 @@ pub async fn tolerated(lab: &mut Lab) -> Result<String> {
     let named = named(lab, &cluster, &attacker).await?;
     drop(bait);
     let found_out = Instant::now();
-    let before = (traffic.seen().count(attacks, found_out, |_| true), traffic.seen().longest_pause(attacks, found_out, |_| true));
+    let before = {
+        let seen = traffic.seen();
+        (seen.count(attacks, found_out, |_| true), seen.longest_pause(attacks, found_out, |_| true))
+    };
     ensure!(before.0 > 0, "nothing became final under attack; the first error: {}", traffic.seen().error());
 
     let caught_up = under_lies(&cluster, &attacker, &honest, &traffic).await?;

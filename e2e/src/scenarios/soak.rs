@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Decides which faults come when; told at the beginning, so that a run can be repeated.
     #[arg(long)]
     seed: Option<u64>,
+    /// Tells of each fault when it is over.
+    #[arg(long)]
+    each: bool,
 }
 
 /// What is done to a pod.
@@ -117,8 +120,11 @@ async fn soak(lab: &Lab, arguments: &Arguments) -> Result<()> {
                 return anyhow::Ok(());
             }
             let fault = Fault::random(&mut random);
-            let outage = strike(cluster, fault, &traffic, &mut random).await.with_context(|| format!("after a {}", fault.name()))?;
-            outages.entry(fault).or_default().push(outage.as_secs_f64() * 1000.0);
+            let blow = strike(cluster, fault, &traffic, &mut random).await.with_context(|| format!("after a {}", fault.name()))?;
+            if arguments.each {
+                println!("            {}", blow.told(fault));
+            }
+            outages.entry(fault).or_default().push(blow.meanwhile.max(blow.afterwards).as_secs_f64() * 1000.0);
         }
     };
     tokio::select! {
@@ -169,9 +175,38 @@ async fn tell(traffic: &Traffic, began: Instant) {
     }
 }
 
-/// One fault, until the cluster is whole again; the longest pause of clients of the other pods.
-async fn strike(cluster: &Cluster, fault: Fault, traffic: &Traffic, random: &mut StdRng) -> Result<Duration> {
-    let (_, leader) = check::leader(cluster).await?;
+/// How a fault went.
+struct Blow {
+    victim: String,
+    /// How long the pod was cut off; to kill one takes a moment.
+    lasted: Duration,
+    /// The longest pause that clients of the other pods saw in that time.
+    meanwhile: Duration,
+    /// The same from then on until the cluster was whole again.
+    afterwards: Duration,
+    /// View and leader before and after.
+    terms: [(u64, String); 2],
+}
+
+impl Blow {
+    fn told(&self, fault: Fault) -> String {
+        let pause = |length: Duration| milliseconds(Some(length.as_secs_f64() * 1000.0));
+        let [before, after] = self.terms.each_ref().map(|(view, leader)| format!("view {view} of {leader}"));
+        format!(
+            "{} ({}) for {}: longest pause {} meanwhile, {} afterwards; {before}, then {after}",
+            fault.name(),
+            self.victim,
+            seconds(self.lasted),
+            pause(self.meanwhile),
+            pause(self.afterwards)
+        )
+    }
+}
+
+/// One fault, until the cluster is whole again.
+async fn strike(cluster: &Cluster, fault: Fault, traffic: &Traffic, random: &mut StdRng) -> Result<Blow> {
+    let before = check::leader(cluster).await?;
+    let leader = before.1.clone();
     let others: Vec<String> = check::names(cluster).await?.into_iter().filter(|name| *name != leader).collect();
     let victim = match others.get(random.random_range(0..others.len().max(1))) {
         Some(other) if !fault.hits_the_leader() => other.clone(),
@@ -195,8 +230,16 @@ async fn strike(cluster: &Cluster, fault: Fault, traffic: &Traffic, random: &mut
     })
     .await?;
     cluster.whole(WHOLE).await?;
-    let pause = traffic.seen().longest_pause(struck, Instant::now(), |way| *way != own);
-    Ok(pause)
+    let others = |way: &Way| *way != own;
+    let terms = [before, check::leader(cluster).await?];
+    let seen = traffic.seen();
+    Ok(Blow {
+        lasted: healed.duration_since(struck),
+        meanwhile: seen.longest_pause(struck, healed, others),
+        afterwards: seen.longest_pause(healed, Instant::now(), others),
+        victim,
+        terms,
+    })
 }
 
 /// kill -9 of a node's process; then its pod is deleted, so that the next one starts at once however often this happens.

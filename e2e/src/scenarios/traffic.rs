@@ -113,7 +113,7 @@ impl Traffic {
         Self { seen, stop, clients }
     }
 
-    /// What they saw so far.
+    /// What they saw so far. They wait while this is held.
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
         locked(&self.seen)
     }
