@@ -1,6 +1,6 @@
 # The few verbs that a person types; each is a script that says what it does, and each may be run again.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test e2e bench fuzz build images lint fmt crds audit tools
+.PHONY: help demo demo-down test e2e soak bench sim mutants model fuzz build images lint fmt crds audit tools
 
 help: ## this list
 	@printf 'Times are for 2 cores; the first run of anything also compiles RocksDB, AWS-LC and the local Kubernetes once (about 25 min).\n\n'
@@ -13,17 +13,29 @@ demo: ## a live quorum of 4 nodes on Kubernetes, shown step by step and left run
 demo-down: ## removes what the demo made (5 s)
 	@scripts/demo down
 
-test: ## everything: format, lints, licences, tests, generated files, charts, e2e; ends with a count (12 min; first time about 50 min)
+test: ## everything: format, lints, licences, tests, simulator, generated files, charts, e2e; ends with a count (12 min; first time about 50 min)
 	@scripts/test
 
 e2e: ## only the scenarios on a real Kubernetes; CRETO_KEEP=1 leaves it up (5 min)
 	@scripts/e2e
 
+soak: ## four nodes under load while pods are killed and cut off at random; a table of outages; MINUTES=30 (30 min)
+	@scripts/soak
+
+sim: ## the engine in the simulator, with faults and attackers; SEEDS=3000 SEED_BASE=0 name the runs (1 min)
+	@scripts/sim $(or $(SEEDS),3000) $(or $(SEED_BASE),0)
+
+mutants: ## the engine with each known fault built in: the simulator must notice every one (3 min)
+	@scripts/sim mutants
+
+model: ## the protocol as an explicit-state model, all states within bounds (5 min)
+	@scripts/model
+
+fuzz: ## mutated bytes for the decoders and the engine; MINUTES=5, shared by the targets (7 min)
+	@scripts/fuzz
+
 bench: ## four nodes on loopback under open load; a table and target/bench/bench.json (4 min)
 	@scripts/bench
-
-fuzz: ## the engine's decoders on any bytes, and engines under the script of a hostile member; MINUTES=2 all together (5 min)
-	@scripts/fuzz
 
 build: ## the three binaries in target/release (1 min; first time 20 min)
 	@scripts/build

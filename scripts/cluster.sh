@@ -24,11 +24,12 @@ bring_up_cluster() {
 take_down_cluster() { if local_cluster; then e2e/kubernetes/cluster down; fi; }
 
 # Runs a command with all that it needs to work on the cluster:
-#   KUBECONFIG, CRETO_KUBECTL, CRETO_HELM, CRETO_CHARTS, CRETO_SAMPLES, CRETO_NODE_IMAGE, CRETO_OPERATOR_IMAGE, CRETO_E2E_IMAGE,
+#   KUBECONFIG, CRETO_KUBECTL, CRETO_HELM, CRETO_CHARTS, CRETO_SAMPLES, CRETO_NODE_BINARY, CRETO_NODE_IMAGE, CRETO_OPERATOR_IMAGE,
+#   CRETO_E2E_IMAGE, CRETO_BYZANTINE_IMAGE (where it was made),
 #   CRETO_REACH = direct: addresses of pods and Services, and names NAME.NAMESPACE.svc.cluster.local, are reached from the command;
 #                 forward: only the API server is, so a port has to be forwarded.
 on_cluster() { # COMMAND...
-    local variables=(CRETO_HELM="$CRETO_LOCAL/tools/bin/helm" CRETO_CHARTS="$root/charts" CRETO_SAMPLES="$root/config/samples") line
+    local variables=(CRETO_HELM="$CRETO_LOCAL/tools/bin/helm" CRETO_CHARTS="$root/charts" CRETO_SAMPLES="$root/config/samples" CRETO_NODE_BINARY="$out/release/cretoai-node") line
     while read -r line; do variables+=("$line"); done <"$out/images/names"
     if local_cluster; then
         e2e/kubernetes/cluster run env "${variables[@]}" CRETO_REACH=direct CRETO_KUBECTL="$(e2e/kubernetes/cluster programs)/kubectl" "$@"

@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "View", type_ = "integer", format = "int64", json_path = ".status.view", priority = 1),
     printcolumn(name = "Epoch", type_ = "integer", format = "int64", json_path = ".status.epoch", priority = 1),
+    printcolumn(name = "Suspected", type_ = "string", json_path = ".status.summary.suspected", priority = 1, description = "Members of whose violations the chain holds proof"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.summary.status", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name must have at most 40 characters, so that the names of its pods and labels fit; choose a shorter name"),

@@ -35,6 +35,10 @@ pub struct CretoClusterStatus {
     /// When facts of the chain were last agreed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed_at: Option<Time>,
+    /// Members of whose violations the chain holds proof, as `w` nodes agree: their reputation is below full. By pod name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 31))]
+    pub suspected: Vec<String>,
     /// How many nodes there are, take part, and are needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
@@ -49,7 +53,7 @@ pub struct CretoClusterStatus {
     /// What a person reads first: the columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, Paused.
+    /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, ByzantineSuspected, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -82,7 +86,8 @@ pub struct MemberStatus {
     /// BLAKE3 of its public key, 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_fingerprint: Option<String>,
-    /// Waiting, Learner, Validator; or Down, Unreachable, Foreign (another key or chain than in the genesis).
+    /// Validator; or CatchingUp, Learner, Waiting, Down, Silent, Unreachable, Stale (its volume is an older copy), Foreign
+    /// (another key or chain than in the genesis), Dissenting.
     pub role: String,
     /// The sequence that it says it executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +116,9 @@ pub struct Summary {
     pub quorum: String,
     /// "1 faulty".
     pub tolerates: String,
+    /// "none", or the suspected members, joined by commas.
+    #[serde(default)]
+    pub suspected: String,
     /// One sentence, derived from the conditions.
     pub status: String,
 }

@@ -1,17 +1,17 @@
-//! The demo: from an empty Kubernetes to final payloads, with a pod removed on the way. Safe to run again.
+//! The demo: from an empty Kubernetes to final payloads, with the leader killed on the way. Safe to run again.
 
 use crate::{
     api::{API_PORT, Client as Api8080},
     figures::{milliseconds, percentile, seconds},
     install::{Installation, SYSTEM},
-    k8s::{Cluster, condition, delete_namespace, is_ready, kubectl, restricted_namespace},
+    k8s::{Cluster, condition, delete_namespace, is_ready, kubectl, restricted_namespace, until},
     load::random_payload,
     progress::{Progress, title},
     settings::{Reach, Settings},
 };
 use anyhow::{Context, Result, bail};
 use cretoai_crds::CretoCluster;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
@@ -58,8 +58,9 @@ pub async fn up() -> Result<()> {
     let message = cluster.condition("QuorumAvailable", "True", Duration::from_secs(5)).await?;
     println!("  a quorum after {}: {message}", seconds(began.elapsed()));
 
-    let leader = cluster.get().await?.status.and_then(|status| status.leader).unwrap_or_else(|| cluster.pod(0));
-    let door = Door::open(&settings, &cluster, &leader).await?;
+    let (_, leader) = leader(&cluster).await?;
+    let survivor = (0..4).map(|ordinal| cluster.pod(ordinal)).find(|pod| *pod != leader).context("no follower")?;
+    let door = Door::open(&settings, &cluster, &survivor).await?;
     title(&format!("{PAYLOADS} payloads through {}", door.name));
     let mut before = submit(&door, PAYLOADS, |_| {}).await?;
     before.sort_by(f64::total_cmp);
@@ -69,7 +70,7 @@ pub async fn up() -> Result<()> {
         milliseconds(percentile(&before, 100.0))
     );
 
-    lose_a_pod(&settings, &cluster, &door, &leader).await?;
+    lose_the_leader(&settings, &cluster, &door, &survivor).await?;
     drop(door);
     finish(&settings).await
 }
@@ -142,13 +143,13 @@ struct Door {
 }
 
 impl Door {
-    async fn open(settings: &Settings, cluster: &Cluster, leader: &str) -> Result<Self> {
+    async fn open(settings: &Settings, cluster: &Cluster, pod: &str) -> Result<Self> {
         if settings.reach == Reach::Direct {
             let address = cluster.service_address().await?;
             return Ok(Self { name: format!("Service {CLUSTER}-api ({address})"), address, _forward: None });
         }
         let mut child = Command::new(&settings.kubectl)
-            .args(["port-forward", "-n", NAMESPACE, &format!("pod/{leader}"), &format!(":{API_PORT}")])
+            .args(["port-forward", "-n", NAMESPACE, &format!("pod/{pod}"), &format!(":{API_PORT}")])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -160,7 +161,7 @@ impl Door {
             .unwrap_or_default();
         let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse::<u16>().ok());
         let address = SocketAddr::from(([127, 0, 0, 1], port.with_context(|| format!("kubectl port-forward said: {line}"))?));
-        Ok(Self { name: format!("kubectl port-forward to pod {leader}"), address, _forward: Some(child) })
+        Ok(Self { name: format!("kubectl port-forward to pod {pod}"), address, _forward: Some(child) })
     }
 }
 
@@ -193,18 +194,40 @@ async fn submit(door: &Door, count: usize, mut told: impl FnMut(f64)) -> Result<
     Ok(latencies)
 }
 
-async fn lose_a_pod(settings: &Settings, cluster: &Cluster, door: &Door, leader: &str) -> Result<()> {
-    let victim = (0..4).rev().map(|ordinal| cluster.pod(ordinal)).find(|pod| pod != leader).context("no follower")?;
-    title(&format!("One pod is killed: {victim}, a follower"));
-    println!("  (the leader is {leader}; this version has a fixed leader, so that losing it pauses the chain until its pod is back)");
-    let before = cluster.api::<k8s_openapi::api::core::v1::Pod>().get(&victim).await?.uid();
+/// View and leader that the status shows.
+async fn leader(cluster: &Cluster) -> Result<(i64, String)> {
+    let status = cluster.get().await?.status.unwrap_or_default();
+    let leader = status.leader.context("the status names no leader")?;
+    Ok((status.view.unwrap_or_default(), leader))
+}
+
+async fn lose_the_leader(settings: &Settings, cluster: &Cluster, door: &Door, survivor: &str) -> Result<()> {
+    let (view, victim) = leader(cluster).await?;
+    // Where ports are forwarded through one pod, that pod has to stay; it seldom leads by now.
+    if settings.reach == Reach::Forward && victim == survivor {
+        println!("  {victim} leads by now, and the payloads go through it: its pod is left alone");
+        return Ok(());
+    }
+    title(&format!("The leader is killed: {victim}, which leads view {view}"));
+    let before = cluster.api::<Pod>().get(&victim).await?.uid();
     kubectl(settings, &["delete", "pod", "-n", NAMESPACE, &victim, "--force", "--grace-period=0", "--wait=false"]).await?;
     let began = Instant::now();
-    submit(door, 8, |_| {}).await.context("payloads did not go on becoming final without one of four nodes")?;
-    println!("  payloads went on becoming final without {victim}");
+    let mut slowest = 0.0_f64;
+    submit(door, 8, |latency| slowest = slowest.max(latency))
+        .await
+        .context("payloads did not go on becoming final without one of four nodes")?;
+    let (view, heir) = until(Duration::from_secs(30), "the status to name another leader", || async {
+        let (view, leader) = leader(cluster).await?;
+        Ok(if leader == victim { Err(format!("it names {leader}")) } else { Ok((view, leader)) })
+    })
+    .await?;
+    println!(
+        "  payloads went on becoming final without {victim}, the slowest in {}; {heir} leads view {view}",
+        milliseconds(Some(slowest))
+    );
     let mut progress = Progress::new();
     loop {
-        let pod = cluster.api::<k8s_openapi::api::core::v1::Pod>().get_opt(&victim).await?;
+        let pod = cluster.api::<Pod>().get_opt(&victim).await?;
         let back = pod.as_ref().is_some_and(|pod| pod.uid() != before && is_ready(pod));
         let participating = cluster.get().await?.status.and_then(|status| status.quorum).map_or(0, |quorum| quorum.participating);
         progress

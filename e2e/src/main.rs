@@ -35,6 +35,8 @@ enum Command {
     DemoDown,
     /// Runs the scenarios on a real Kubernetes; ends with "N passed, N failed".
     Scenarios(scenarios::Arguments),
+    /// Minutes of load on a real Kubernetes while pods are killed and cut off; ends with a table.
+    Soak(scenarios::soak::Arguments),
     /// Four node processes on loopback under an open load.
     Bench(bench::Arguments),
     /// The open-loop client of the benchmark, a process of its own.
@@ -56,6 +58,7 @@ async fn main() -> ExitCode {
         Command::Demo => demo::up().await.map(|()| true),
         Command::DemoDown => demo::down().await.map(|()| true),
         Command::Scenarios(arguments) => scenarios::run(&arguments).await,
+        Command::Soak(arguments) => scenarios::soak::run(&arguments).await,
         Command::Bench(arguments) => bench::run(&arguments).await.map(|()| true),
         Command::Load(arguments) => load::run(&arguments).await.map(|()| true),
         Command::Stranger(arguments) => stranger::run(&arguments).await.map(|()| true),

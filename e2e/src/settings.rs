@@ -53,6 +53,10 @@ pub struct Settings {
     pub operator_image: Image,
     /// Image of this very binary.
     pub e2e_image: Option<Image>,
+    /// Image of a node that attacks.
+    pub byzantine_image: Option<Image>,
+    /// The node's program, for what it does without a node.
+    pub node_binary: PathBuf,
     /// How pods are reached.
     pub reach: Reach,
 }
@@ -89,6 +93,8 @@ impl Settings {
             node_image: needed("CRETO_NODE_IMAGE")?,
             operator_image: needed("CRETO_OPERATOR_IMAGE")?,
             e2e_image: image("CRETO_E2E_IMAGE")?,
+            byzantine_image: image("CRETO_BYZANTINE_IMAGE")?,
+            node_binary: path("CRETO_NODE_BINARY", "target/release/cretoai-node"),
             reach,
         })
     }

@@ -2,18 +2,22 @@
 
 use crate::{
     config::Config,
+    evidence,
     http::front::{Identification, VERSION},
     identity::Identity,
     run::Options,
 };
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use cretoai_consensus::Hash;
-use cretoai_control::api::encode_base64;
+use cretoai_consensus::{Hash, SignedGenesis};
+use cretoai_control::{
+    api::{EvidenceItem, encode_base64},
+    keys::MlDsa87,
+};
 use std::{
     io::{IsTerminal, Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 use tracing_subscriber::EnvFilter;
@@ -24,6 +28,9 @@ const API_PORT: u16 = 8080;
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// What a probe's answer may have.
 const PROBE_ANSWER: u64 = 16 * 1024;
+
+/// The most that a file to verify may have. A genesis of 31 members has 230 KiB.
+const MAX_FILE: u64 = 1 << 20;
 
 /// A validator of a CretoAI ledger.
 #[derive(Debug, Parser)]
@@ -48,6 +55,12 @@ pub enum Command {
         /// What to do with it.
         #[command(subcommand)]
         command: KeysCommand,
+    },
+    /// Verify what a node handed out, without any node.
+    Verify {
+        /// What to verify.
+        #[command(subcommand)]
+        command: VerifyCommand,
     },
     /// Print the version.
     Version,
@@ -98,6 +111,19 @@ pub enum KeysCommand {
     },
 }
 
+/// What `verify` verifies.
+#[derive(Debug, Subcommand)]
+pub enum VerifyCommand {
+    /// Say who did what, if both signatures verify: a file from GET /v1/evidence/{number}.
+    Evidence {
+        /// The file.
+        file: PathBuf,
+        /// The chain's genesis: then key and chain must be those of the genesis, too.
+        #[arg(long, value_name = "FILE")]
+        genesis: Option<PathBuf>,
+    },
+}
+
 fn parse_fingerprint(text: &str) -> Result<Hash, String> {
     text.parse().map_err(|_| "an admin key is named by the 64 hexadecimal digits of its fingerprint".to_owned())
 }
@@ -112,6 +138,7 @@ pub fn main() -> anyhow::Result<()> {
         Command::Health(arguments) => probe(arguments.address, "/health"),
         Command::Ready(arguments) => probe(arguments.address, "/ready"),
         Command::Keys { command: KeysCommand::Show { config } } => show_key(&config),
+        Command::Verify { command: VerifyCommand::Evidence { file, genesis } } => verify_evidence(&file, genesis.as_deref()),
         Command::Version => print(&format!("cretoai-node {VERSION}\n")),
     }
 }
@@ -139,7 +166,7 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
     ended
 }
 
-fn show_key(config: &std::path::Path) -> anyhow::Result<()> {
+fn show_key(config: &Path) -> anyhow::Result<()> {
     let pod_name = std::env::var("POD_NAME").ok();
     let config = Config::load(config, pod_name.as_deref())?;
     let identity = Identity::read(&config.crypto.key_path)?;
@@ -150,6 +177,32 @@ fn show_key(config: &std::path::Path) -> anyhow::Result<()> {
         key.fingerprint(),
         encode_base64(key.as_bytes())
     ))
+}
+
+/// Reads a file of at most [`MAX_FILE`] bytes.
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+    if bytes.len() as u64 > MAX_FILE {
+        bail!("{} has more than {MAX_FILE} bytes; this is not what a node hands out", path.display());
+    }
+    Ok(bytes)
+}
+
+fn verify_evidence(file: &Path, genesis: Option<&Path>) -> anyhow::Result<()> {
+    let what = || format!("{} is not the JSON of GET /v1/evidence/{{number}}", file.display());
+    let item: EvidenceItem = serde_json::from_slice(&read(file)?).with_context(what)?;
+    let proven = evidence::verify(&item, &MlDsa87)?;
+    let told = match genesis {
+        Some(path) => {
+            let genesis = SignedGenesis::decode(&read(path)?).with_context(|| format!("{} is no genesis", path.display()))?;
+            proven.check_genesis(&genesis, &MlDsa87)?;
+            "the genesis names this key for this validator\n"
+        }
+        None => "that the key is this validator's only the file says: --genesis FILE checks it\n",
+    };
+    print(&format!("{}{told}", proven.told()))
 }
 
 /// A plain HTTP GET to the metrics port.

@@ -2,8 +2,11 @@
 //! traits, so that each is tested without the other.
 
 use crate::{config::Config, metrics::Metrics};
-use cretoai_consensus::{Hash, Outcome, Payload, Sequence, SignedGenesis};
-use cretoai_control::{api::NodeStatus, keys::SecretKey};
+use cretoai_consensus::{Epoch, Hash, Outcome, Payload, PublicKey, Ready, Sequence, SignedGenesis, SignedReconfig};
+use cretoai_control::{
+    api::{EvidenceList, NodeStatus},
+    keys::SecretKey,
+};
 use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;
 
@@ -20,6 +23,27 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// A sentence, when the store cannot be read.
     fn lookup(&self, id: &Hash) -> Result<Option<Lookup>, String>;
+
+    /// Evidence that the chain counted, at most `count` from number `first` on. May read the disk.
+    ///
+    /// # Errors
+    /// A sentence, when the store cannot be read.
+    fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String>;
+
+    /// Passes the admin's order on, to be judged by the decision that executes it.
+    ///
+    /// # Errors
+    /// Why it is void as far as this node knows; then it is not passed on.
+    fn reconfigure(&self, order: SignedReconfig) -> Result<(), String>;
+
+    /// The epoch, and the newest place in the chain that READY may name. May read the disk.
+    ///
+    /// # Errors
+    /// A sentence, when the store cannot be read.
+    fn knows(&self) -> Result<(Epoch, Ready), String>;
+
+    /// Lets the holders of these keys connect and fetch.
+    fn admit_learners(&self, keys: Vec<PublicKey>);
 
     /// This node's account of itself.
     fn status(&self) -> NodeStatus;
@@ -87,7 +111,7 @@ pub trait Birth: Send + Sync + 'static {
     fn genesis(&self) -> Option<SignedGenesis>;
 
     /// Writes a genesis durably. It has been verified: the admin key's signature, all proofs, this node among its
-    /// members. The same one again is accepted.
+    /// members unless it is to be a learner. The same one again is accepted.
     ///
     /// # Errors
     /// [`GenesisRefused`].

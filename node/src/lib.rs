@@ -1,7 +1,10 @@
 //! A CretoAI node: the consensus engine between a RocksDB store, a QUIC network and four ports.
 
+#[cfg(feature = "byzantine")]
+mod byzantine;
 pub mod cli;
 pub mod config;
+pub mod evidence;
 pub mod handle;
 pub mod http;
 pub mod identity;

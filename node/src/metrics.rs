@@ -1,8 +1,10 @@
 //! What a node counts, under the names of the specification.
 //!
-//! The rule: no label that an outsider can grow. Peers are members of the genesis (at most 31); reasons, types and
-//! classes are fixed words.
+//! The rule: no label that an outsider can grow. Peers are members (at most 31 at a time, ids given by the admin);
+//! reasons, types and classes are fixed words.
 
+use crate::{http::front::VERSION, transport::is_guest};
+use cretoai_consensus::{NodeId, engine::Sizes};
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// All counters of a node. Their fields are public: whoever sees the event counts it.
@@ -16,16 +18,29 @@ pub struct Metrics {
     pub vertices_read: IntCounter,
     /// Seconds from a payload's arrival at this node to its outcome.
     pub finality_time: Histogram,
-    /// Proven violations, by `node_id` and `type`.
-    pub byzantine_violations: IntCounterVec,
+    byzantine_violations: IntCounterVec,
+    evidence: IntCounterVec,
+    reputation: IntGaugeVec,
     /// QUIC connections to and from members.
     pub quic_connections: IntGauge,
     /// Connections refused, by `port` and `reason`; see [`Metrics::refused`].
     pub refused_connections: IntCounterVec,
     /// The newest executed sequence.
     pub sequence: IntGauge,
-    /// The current view.
+    /// The epoch.
+    pub epoch: IntGauge,
+    /// The view that was entered last.
     pub view: IntGauge,
+    /// 1 if that view has begun.
+    pub view_active: IntGauge,
+    /// Views that this node entered.
+    pub view_changes: IntCounter,
+    /// The stable checkpoint.
+    pub stable_sequence: IntGauge,
+    /// This node's clock less the median of the members'.
+    pub clock_offset_milliseconds: IntGauge,
+    /// What the engine holds.
+    pub sizes: SizeMetrics,
     /// Members heard of lately, this node included.
     pub quorum_participating: IntGauge,
     /// Seconds of one fsynced batch.
@@ -67,7 +82,7 @@ impl Metrics {
         let registry = Registry::new();
         let r = &registry;
         let build = labelled_gauge(r, "cretoai_build_info", "1, with the version of this node", &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        build.with_label_values(&[VERSION]).set(1);
         Ok(Self {
             vertices_finalized: counter(r, "cretoai_vertices_finalized_total", "Vertices that a decision ordered")?,
             vertices_stored: counter(r, "cretoai_vertices_stored_total", "Vertices written to the database")?,
@@ -77,7 +92,15 @@ impl Metrics {
             quic_connections: gauge(r, "cretoai_quic_connections", "QUIC connections to and from members")?,
             refused_connections: labelled(r, "cretoai_refused_connections_total", "Connections refused", &["port", "reason"])?,
             sequence: gauge(r, "cretoai_sequence", "The newest executed sequence")?,
-            view: gauge(r, "cretoai_view", "The current view")?,
+            epoch: gauge(r, "cretoai_epoch", "The epoch")?,
+            view: gauge(r, "cretoai_view", "The view that was entered last")?,
+            view_active: gauge(r, "cretoai_view_active", "1 if the current view has begun, 0 while a change of the leader goes on")?,
+            view_changes: counter(r, "cretoai_view_changes_total", "Views that this node entered")?,
+            stable_sequence: gauge(r, "cretoai_stable_sequence", "The sequence of the stable checkpoint")?,
+            clock_offset_milliseconds: gauge(r, "cretoai_clock_offset_milliseconds", "This clock less the median of the members' clocks")?,
+            sizes: SizeMetrics::new(r)?,
+            evidence: labelled(r, "cretoai_evidence_total", "Evidence in the chain that counted", &["node_id", "type"])?,
+            reputation: labelled_gauge(r, "cretoai_reputation", "10 without a violation, one less for each that is proven", &["node_id"])?,
             quorum_participating: gauge(r, "cretoai_quorum_participating", "Members heard of lately, this node included")?,
             rocksdb_write: histogram(r, "cretoai_rocksdb_write_seconds", "One fsynced batch", WRITE_SECONDS)?,
             payloads_accepted: counter(r, "cretoai_payloads_accepted_total", "Payloads that the API took in")?,
@@ -98,6 +121,24 @@ impl Metrics {
         self.refused_connections.with_label_values(&[port.label(), reason]).inc();
     }
 
+    /// Counts a rule that a peer broke. Not all of these are proven: a signature that does not verify is nobody's.
+    pub fn violation(&self, node: NodeId, kind: &'static str) {
+        self.byzantine_violations.with_label_values(&[&label(node), kind]).inc();
+    }
+
+    /// Counts evidence that the chain counted.
+    pub fn evidence(&self, accused: NodeId, kind: &'static str) {
+        self.evidence.with_label_values(&[&label(accused), kind]).inc();
+    }
+
+    /// Shows the reputation of the members, and of nobody else.
+    pub fn show_reputation(&self, members: impl Iterator<Item = (NodeId, u32)>) {
+        self.reputation.reset();
+        for (id, reputation) in members {
+            self.reputation.with_label_values(&[&label(id)]).set(i64::from(reputation));
+        }
+    }
+
     /// The text that Prometheus reads.
     ///
     /// # Errors
@@ -109,6 +150,38 @@ impl Metrics {
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+}
+
+/// The label of a node: guests have no id that would last.
+fn label(node: NodeId) -> String {
+    if is_guest(node) { "guest".to_owned() } else { node.0.to_string() }
+}
+
+/// How much the engine holds, each with its bound (n members; see `docs/protocol.md`, bounds).
+pub struct SizeMetrics([IntGauge; 7]);
+
+impl SizeMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricsError> {
+        let size = |name: &str, help: &str| gauge(registry, &format!("cretoai_engine_{name}"), help);
+        Ok(Self([
+            size("pool_bytes", "Bytes of payloads that wait to be sealed; at most 16 MiB, more after an epoch's end")?,
+            size("undecided_vertices", "Undecided vertices; at most 256 per lane, and what a cut names")?,
+            size("other_vertices", "Vertices that wait for parents, or of named branches; at most 256 per lane, and what a cut names")?,
+            size("recent_payloads", "Executed payloads that are still valid; at most those of 60 s")?,
+            size("waiting_items", "Evidence and reconfigurations that wait to be sealed; at most 64")?,
+            size("learnt_records", "Records that wait for their data while catching up; at most 64")?,
+            size("votes", "Votes of the next two sequences; at most 6 n")?,
+        ]))
+    }
+
+    /// Shows what an engine holds.
+    pub fn show(&self, sizes: &Sizes) {
+        let Sizes { pool_bytes, undecided_vertices, other_vertices, recent_payloads, waiting_items, learnt_records, votes } = *sizes;
+        let values = [pool_bytes, undecided_vertices, other_vertices, recent_payloads, waiting_items, learnt_records, votes];
+        for (gauge, value) in self.0.iter().zip(values) {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 }
 
@@ -184,7 +257,9 @@ mod tests {
     fn the_names_of_the_specification_are_served_from_the_start_or_from_the_first_event() {
         let metrics = Metrics::new().unwrap();
         metrics.refused(Port::Quic, "unknown_key");
-        metrics.byzantine_violations.with_label_values(&["3", "equivocation"]).inc();
+        metrics.violation(NodeId(3), "equivocation");
+        metrics.evidence(NodeId(2), "vertex_fork");
+        metrics.show_reputation([(NodeId(2), 9)].into_iter());
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         for name in [
             "cretoai_vertices_finalized_total 0",
@@ -196,6 +271,14 @@ mod tests {
             "cretoai_refused_connections_total{port=\"9001\",reason=\"unknown_key\"} 1",
             "cretoai_sequence 0",
             "cretoai_view 0",
+            "cretoai_epoch 0",
+            "cretoai_view_active 0",
+            "cretoai_view_changes_total 0",
+            "cretoai_stable_sequence 0",
+            "cretoai_clock_offset_milliseconds 0",
+            "cretoai_evidence_total{node_id=\"2\",type=\"vertex_fork\"} 1",
+            "cretoai_reputation{node_id=\"2\"} 9",
+            "cretoai_engine_votes 0",
             "cretoai_quorum_participating 0",
             "cretoai_rocksdb_write_seconds_bucket",
             "cretoai_payloads_accepted_total 0",

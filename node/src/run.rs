@@ -62,6 +62,10 @@ pub async fn run<R: Runtime>(config: Config, options: Options) -> anyhow::Result
 /// # Errors
 /// As [`run`].
 pub async fn run_until<R: Runtime>(config: Config, options: Options, stop: impl Future<Output = &'static str>) -> anyhow::Result<()> {
+    if cfg!(feature = "byzantine") {
+        tracing::error!("THIS BINARY CAN ATTACK ITS CLUSTER: it is built with the feature `byzantine`, for tests only");
+        eprintln!("cretoai-node: THIS BINARY CAN ATTACK ITS CLUSTER; it is for tests only");
+    }
     let identity = Identity::open(&config.crypto.key_path)?;
     tracing::info!(
         version = VERSION,

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, PublicKey, SignedGenesis};
+use cretoai_consensus::{
+    Change, Epoch, FaultModel, Genesis, GenesisMember, Parameters, PublicKey, Reconfig, SignedGenesis, SignedReconfig,
+};
 use cretoai_control::{
     api::{NodeStatus, Role},
     client::ControlClient,
@@ -18,7 +20,8 @@ use cretoai_node::{
 use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     path::Path,
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,16 +42,16 @@ struct Addresses {
 }
 
 /// Ports below the range that the system hands out to clients, so that nobody takes one while a node is away.
-fn addresses() -> Vec<Addresses> {
-    let mut next = (std::process::id() * 64) % 10_000;
-    let mut free = || loop {
-        next += 1;
+fn addresses(nodes: usize) -> Vec<Addresses> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let free = || loop {
+        let next = std::process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed);
         let address = SocketAddr::from(([127, 0, 0, 1], 10_000 + (next % 10_000) as u16));
         if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return address;
         }
     };
-    (0..NODES).map(|_| Addresses { control: free(), clients: free(), metrics: free(), quic: free() }).collect()
+    (0..nodes).map(|_| Addresses { control: free(), clients: free(), metrics: free(), quic: free() }).collect()
 }
 
 struct Running {
@@ -67,9 +70,13 @@ impl Running {
 }
 
 fn start(n: usize, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Running {
-    let own = all[n];
+    start_at(n, all[n], volume, all, admin)
+}
+
+/// The node.toml of a node that knows where these others are.
+fn node_toml(n: usize, own: Addresses, volume: &Path, all: &[Addresses]) -> String {
     let peers: Vec<String> = all.iter().map(|a| format!("'/ip4/127.0.0.1/udp/{}/quic'", a.quic.port())).collect();
-    let text = format!(
+    format!(
         "[node]\nid = 'node-{n}'\ndata_dir = {:?}\n[network]\nlisten_addr = '{}'\nquic_port = {}\nbootstrap_peers = [{}]\n\
          [storage]\ncache_size_mb = 8\nwrite_buffer_mb = 8\n[metrics]\nport = {}\n",
         volume.join(format!("node-{n}")),
@@ -77,7 +84,11 @@ fn start(n: usize, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Runni
         own.quic.port(),
         peers.join(", "),
         own.metrics.port()
-    );
+    )
+}
+
+fn start_at(n: usize, own: Addresses, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Running {
+    let text = node_toml(n, own, volume, all);
     let config = Config::parse(&text, None).unwrap();
     let identification = Identification {
         name: format!("node-{n}"),
@@ -155,17 +166,10 @@ async fn agreed(client: &ControlClient, all: &[Addresses], keys: &[PublicKey]) -
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_nodes_are_born_decide_stop_and_go_on() {
-    let volume = tempfile::tempdir().unwrap();
-    let all = addresses();
-    let admin = SecretKey::from_seed(&[42; 32]).unwrap();
-    let client = ControlClient::new(&admin).unwrap();
-    let mut running: Vec<Running> = (0..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
-
-    // Birth: attest all, sign the genesis, hand it in.
+/// Attests all, signs the genesis, hands it in.
+async fn birth(client: &ControlClient, all: &[Addresses], admin: &SecretKey) -> (SignedGenesis, Vec<PublicKey>) {
     let mut members = vec![];
-    for own in &all {
+    for own in all {
         let (key, attestation) = until("attestation", async || client.attest(own.control, &[1; 32]).await.ok()).await;
         assert_eq!((attestation.chain_id.as_ref(), attestation.cluster_uid.as_str()), (None, CLUSTER));
         let proof = attestation.possession_signature().unwrap();
@@ -178,14 +182,27 @@ async fn four_nodes_are_born_decide_stop_and_go_on() {
         admin_key: admin.public_key().clone(),
         members,
         fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
         created_ms: 1_700_000_000_000,
     };
     let signature = admin.sign(&genesis.signing_message());
     let signed = SignedGenesis { genesis, signature };
-    let born = Instant::now();
     for (own, key) in all.iter().zip(&keys) {
         client.put_genesis(own.control, key, &signed).await.unwrap();
     }
+    (signed, keys)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_nodes_are_born_decide_stop_and_go_on() {
+    let volume = tempfile::tempdir().unwrap();
+    let all = addresses(NODES);
+    let admin = SecretKey::from_seed(&[42; 32]).unwrap();
+    let client = ControlClient::new(&admin).unwrap();
+    let mut running: Vec<Running> = (0..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
+
+    let (signed, keys) = birth(&client, &all, &admin).await;
+    let born = Instant::now();
     let statuses = all_ready(&client, &all, &keys).await;
     println!("ready {:?} after the first genesis was handed in", born.elapsed());
     for status in &statuses {
@@ -222,6 +239,31 @@ async fn four_nodes_are_born_decide_stop_and_go_on() {
     let between = agreed(&client, &all, &keys).await;
     assert!(between.0 > before.0);
 
+    // The leader away: another one leads, and the chain goes on. Back again, the old one follows.
+    let leader = client.status(all[0].control, &keys[0]).await.unwrap().leader.unwrap();
+    let old: usize = leader.strip_prefix("node-").unwrap().parse().unwrap();
+    let leading = running.remove(old);
+    println!("stopped the leader {leader} in {:?}", leading.stop().await);
+    let others: Vec<usize> = (0..NODES).filter(|n| *n != old).collect();
+    let (status, body) = http(all[others[0]].clients, "POST /v1/payloads?wait=20000", b"without the old leader").await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    for n in &others {
+        let status = client.status(all[*n].control, &keys[*n]).await.unwrap();
+        assert!(status.view > 0 && status.leader.is_some_and(|now| now != leader), "node-{n} is in view {} still", status.view);
+    }
+    let metrics = http(all[others[1]].metrics, "GET /metrics", b"").await.1;
+    let metrics = String::from_utf8_lossy(&metrics);
+    for name in ["cretoai_view_changes_total", "cretoai_reputation{node_id=\"0\"} 10", "cretoai_epoch 0", "cretoai_view_active 1"] {
+        assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
+    }
+    running.insert(old, start(old, volume.path(), &all, &admin));
+    let statuses = all_ready(&client, &all, &keys).await;
+    let between = agreed(&client, &all, &keys).await.max(between);
+    assert!(statuses.iter().all(|s| s.suspected.is_empty() && s.members.iter().all(|m| m.reputation == 10 && !m.banned)));
+    let (status, body) = http(all[0].clients, "GET /v1/evidence", b"").await;
+    let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, json["total"].as_u64()), (200, Some(0)), "{json}");
+
     // All stopped and started on their volumes: the same chain goes on.
     for node in running {
         let took = node.stop().await;
@@ -238,6 +280,151 @@ async fn four_nodes_are_born_decide_stop_and_go_on() {
     let (id, data) = &ids[5];
     assert_eq!(http(all[2].clients, &format!("GET /v1/payloads/{id}"), b"").await, (200, data.clone()));
     for node in running {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fifth_node_learns_joins_and_votes() {
+    let volume = tempfile::tempdir().unwrap();
+    let mut all = addresses(NODES + 1);
+    let joining = all.pop().unwrap();
+    let admin = SecretKey::from_seed(&[43; 32]).unwrap();
+    let client = ControlClient::new(&admin).unwrap();
+    let mut running: Vec<Running> = (0..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
+    let (signed, mut keys) = birth(&client, &all, &admin).await;
+    all_ready(&client, &all, &keys).await;
+    let post = async |to: &Addresses, data: &[u8]| http(to.clients, "POST /v1/payloads?wait=20000", data).await;
+    for n in 0..5_u8 {
+        assert_eq!(post(&all[0], &[n; 100]).await.0, 200);
+    }
+
+    // It is nobody's member, and knows where the others are; they do not know where it is.
+    running.push(start_at(NODES, joining, volume.path(), &all, &admin));
+    let (key, _) = until("attestation", async || client.attest(joining.control, &[2; 32]).await.ok()).await;
+    client.put_genesis_to_learner(joining.control, &key, &signed).await.unwrap();
+    for (own, member) in all.iter().zip(&keys) {
+        client.admit_learners(own.control, member, std::slice::from_ref(&key)).await.unwrap();
+    }
+    let (sequence, chain_hash) = agreed(&client, &all, &keys).await;
+    let learnt =
+        until("the learner follows", async || client.status(joining.control, &key).await.ok().filter(|status| status.sequence >= sequence))
+            .await;
+    assert_eq!((learnt.role, learnt.ready), (Role::Learner, false));
+    assert!(learnt.recent.iter().any(|record| record.sequence == sequence && record.chain_hash == chain_hash));
+    assert_eq!(post(&joining, b"a learner takes nothing in").await.0, 503);
+
+    let change = Change::Add { name: "node-4".into(), key: key.clone() };
+    let (ready, possession) = client.ready(joining.control, &key, Epoch(0), &change).await.unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: now + 40_000, change, ready: Some(ready) };
+    let order = SignedReconfig {
+        admin: admin.sign(&reconfig.signing_message(signed.genesis.chain_id())),
+        reconfig,
+        new_key: Some(possession),
+        old_key: None,
+    };
+    client.reconfigure(all[1].control, &keys[1], &order).await.unwrap();
+    all.push(joining);
+    keys.push(key);
+    let statuses = until("the next epoch", async || {
+        let mut statuses = vec![];
+        for (own, key) in all.iter().zip(&keys) {
+            statuses.push(client.status(own.control, key).await.ok().filter(|status| status.epoch == 1 && status.ready)?);
+        }
+        Some(statuses)
+    })
+    .await;
+    for status in &statuses {
+        assert_eq!((status.role, status.quorum.unwrap().required, status.members.len()), (Role::Validator, 4, 5));
+    }
+    // The same order again is void, and the new one takes payloads like the others.
+    assert!(client.reconfigure(all[1].control, &keys[1], &order).await.is_err());
+    assert_eq!(post(&joining, b"from the fifth").await.0, 200);
+    // Everybody has to be connected with it: with one of the old away, its vote is needed.
+    running.remove(3).stop().await;
+    assert_eq!(post(&all[0], b"with the vote of the fifth").await.0, 200);
+    for node in running {
+        node.stop().await;
+    }
+}
+
+/// A process that ends with its test, whatever becomes of that.
+#[cfg(feature = "byzantine")]
+struct Ended(std::process::Child);
+
+#[cfg(feature = "byzantine")]
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for ended in [self.0.kill(), self.0.wait().map(drop)] {
+            if let Err(error) = ended {
+                println!("the attacker: {error}");
+            }
+        }
+    }
+}
+
+/// One of four is a process of its own that attacks: as the leader it proposes and commits two decisions for one place, and it
+/// forks its lane.
+#[cfg(feature = "byzantine")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attacker_is_proven_guilty_and_the_others_go_on() {
+    use std::process::{Command, Stdio};
+    let volume = tempfile::tempdir().unwrap();
+    let all = addresses(NODES);
+    let admin = SecretKey::from_seed(&[44; 32]).unwrap();
+    let client = ControlClient::new(&admin).unwrap();
+    let config = volume.path().join("attacker.toml");
+    std::fs::write(&config, node_toml(0, all[0], volume.path(), &all)).unwrap();
+    let binary = env!("CARGO_BIN_EXE_cretoai-node");
+    let attacker = Command::new(binary)
+        .args(["run", "--config"])
+        .arg(&config)
+        .args(["--api-listen", &all[0].clients.to_string()])
+        .env("CRETO_BYZANTINE", "equivocate,lie-catch-up")
+        .env("CRETO_CLUSTER_UID", CLUSTER)
+        .env("CRETO_ADMIN_KEY", admin.public_key().fingerprint().to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut attacker = Ended(attacker);
+    let honest: Vec<Running> = (1..NODES).map(|n| start(n, volume.path(), &all, &admin)).collect();
+    let (signed, keys) = birth(&client, &all, &admin).await;
+    all_ready(&client, &all[1..], &keys[1..]).await;
+    // What only the attacker was given, it puts into a lane that it forks.
+    http(all[0].clients, "POST /v1/payloads?wait=0", b"to the attacker").await;
+    for n in 0..20_u8 {
+        let (status, body) = http(all[1 + usize::from(n) % 3].clients, "POST /v1/payloads?wait=20000", &[n; 64]).await;
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    }
+    for (own, key) in all[1..].iter().zip(&keys[1..]) {
+        let suspected = until("suspicion", async || {
+            let status = client.status(own.control, key).await.ok()?;
+            (!status.suspected.is_empty()).then_some(status.suspected)
+        })
+        .await;
+        assert_eq!(suspected, ["node-0"], "nobody else is framed");
+    }
+    let chain = agreed(&client, &all[1..], &keys[1..]).await;
+    println!("the honest agree on {chain:?}");
+
+    let (status, item) = http(all[2].clients, "GET /v1/evidence/0", b"").await;
+    assert_eq!(status, 200);
+    let (file, genesis) = (volume.path().join("evidence.json"), volume.path().join("genesis"));
+    std::fs::write(&file, &item).unwrap();
+    std::fs::write(&genesis, signed.encode()).unwrap();
+    let verify = || Command::new(binary).args(["verify", "evidence"]).arg(&file).arg("--genesis").arg(&genesis).output().unwrap();
+    let proven = verify();
+    println!("{}", String::from_utf8_lossy(&proven.stdout));
+    assert!(proven.status.success() && String::from_utf8_lossy(&proven.stdout).contains("validator node-0 (id 0)"));
+    std::fs::write(&file, String::from_utf8_lossy(&item).replace("\"epoch\":0", "\"epoch\":1")).unwrap();
+    assert_eq!(verify().status.code(), Some(1));
+
+    attacker.0.kill().unwrap();
+    let (status, _) = http(all[3].clients, "POST /v1/payloads?wait=20000", b"without the attacker").await;
+    assert_eq!(status, 200);
+    for node in honest {
         node.stop().await;
     }
 }

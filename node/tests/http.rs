@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Hash, Outcome, Payload, Sequence, SignedGenesis};
+use cretoai_consensus::{
+    Change, Epoch, FaultModel, Genesis, GenesisMember, Hash, NodeId, Outcome, Parameters, Payload, PublicKey, Ready, Reconfig, Sequence,
+    SignedGenesis, SignedReconfig, Verifier,
+};
 use cretoai_control::{
-    api::{NodeStatus, Role},
+    api::{Accused, EvidenceItem, EvidenceList, NodeStatus, Role},
     client::{ControlClient, ControlError},
-    keys::SecretKey,
+    keys::{MlDsa87, SecretKey},
 };
 use cretoai_node::{
     config::Config,
@@ -31,6 +34,8 @@ use tokio::{
 };
 
 const CHAIN: Hash = Hash([3; 32]);
+/// How much evidence the fake ledger has.
+const EVIDENCE: usize = 70;
 
 fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32]).unwrap()
@@ -61,6 +66,7 @@ struct Fake {
     taken: Mutex<HashMap<Hash, Payload>>,
     waiting: Mutex<Vec<oneshot::Sender<Place>>>,
     ready: AtomicBool,
+    learners: Mutex<Vec<PublicKey>>,
 }
 
 impl Fake {
@@ -92,6 +98,36 @@ impl Ledger for Fake {
         }))
     }
 
+    fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String> {
+        let item = |number: usize| EvidenceItem {
+            chain_id: CHAIN.to_string(),
+            number: number as u64,
+            sequence: 40,
+            epoch: 0,
+            accused: Accused { id: 2, name: "prod-2".into(), key: "00".into() },
+            kind: "vertex_fork".into(),
+            view: None,
+            voted_sequence: None,
+            height: Some(9),
+            evidence: "AA==".into(),
+        };
+        let items: Vec<EvidenceItem> = (first..EVIDENCE).take(count).map(item).collect();
+        let end = first + items.len();
+        Ok(EvidenceList { chain_id: CHAIN.to_string(), total: EVIDENCE as u64, items, next: (end < EVIDENCE).then_some(end as u64) })
+    }
+
+    fn reconfigure(&self, order: SignedReconfig) -> Result<(), String> {
+        if order.reconfig.epoch == Epoch(0) { Ok(()) } else { Err("it is not of this epoch, or too late".into()) }
+    }
+
+    fn knows(&self) -> Result<(Epoch, Ready), String> {
+        Ok((Epoch(0), Ready { sequence: Sequence(64), chain_hash: Hash([8; 32]) }))
+    }
+
+    fn admit_learners(&self, keys: Vec<PublicKey>) {
+        self.learners.lock().unwrap().extend(keys);
+    }
+
     fn status(&self) -> NodeStatus {
         let ready = self.ready.load(Ordering::Relaxed);
         NodeStatus {
@@ -102,11 +138,16 @@ impl Ledger for Fake {
             chain_id: Some(CHAIN.to_string()),
             epoch: 0,
             view: 0,
+            active: true,
+            want: 0,
             leader: None,
             sequence: 7,
             chain_hash: String::new(),
             time_ms: 0,
+            stable: 0,
             quorum: None,
+            members: vec![],
+            suspected: vec![],
             peers: vec![],
             recent: vec![],
             finality_p99_ms: None,
@@ -335,6 +376,24 @@ async fn a_payload_is_read_back_as_bytes_or_json() {
 }
 
 #[tokio::test]
+async fn evidence_is_listed_in_pages_and_handed_out_one_by_one() {
+    let ports = ports(Some(Arc::new(Fake::default()))).await;
+    let first = get(ports.clients, "/v1/evidence", "").await.json();
+    assert_eq!((first["total"].as_u64(), first["next"].as_u64()), (Some(70), Some(64)));
+    assert_eq!((first["items"].as_array().unwrap().len(), &first["chainId"]), (64, &Value::from(CHAIN.to_string())));
+    let second = get(ports.clients, "/v1/evidence?from=64", "").await.json();
+    assert_eq!((second["items"].as_array().unwrap().len(), second["next"].as_u64()), (6, None));
+    let one = get(ports.clients, "/v1/evidence/64", "").await;
+    assert_eq!((one.status, &one.json()), (200, &second["items"][0]));
+    assert_eq!((one.json()["accused"]["name"].as_str(), one.json()["height"].as_u64()), (Some("prod-2"), Some(9)));
+    assert!(one.json().get("view").is_none());
+    let (status, code, message) = get(ports.clients, "/v1/evidence/70", "").await.error();
+    assert_eq!((status, code.as_str()), (404, "unknown_evidence"), "{message}");
+    assert_eq!(get(ports.clients, "/v1/evidence/x", "").await.error().0, 400);
+    assert_eq!(get(ports.clients, "/v1/evidence?from=-1", "").await.error().0, 400);
+}
+
+#[tokio::test]
 async fn probes_tell_life_from_readiness() {
     let ledger = Arc::new(Fake::default());
     let ports = ports(Some(ledger.clone())).await;
@@ -358,7 +417,14 @@ fn genesis(admin: &SecretKey, cluster: &str, members: &[(&str, &SecretKey)], cre
         })
         .collect();
     let admin_key = admin.public_key().clone();
-    let genesis = Genesis { cluster_uid: cluster.into(), admin_key, members, fault_model: FaultModel::Byzantine, created_ms };
+    let genesis = Genesis {
+        cluster_uid: cluster.into(),
+        admin_key,
+        members,
+        fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
+        created_ms,
+    };
     let signature = admin.sign(&genesis.signing_message());
     SignedGenesis { genesis, signature }
 }
@@ -409,6 +475,43 @@ async fn a_node_is_attested_and_takes_one_genesis_and_never_another() {
     refuse(&another, 409, "other_chain", &another.genesis.chain_id().to_string()).await;
     let held = client.attest(ports.control, &[5; 32]).await.unwrap().1.chain_id;
     assert_eq!(held, Some(right.genesis.chain_id().to_string()));
+}
+
+#[tokio::test]
+async fn the_admin_makes_a_learner_a_validator_step_by_step() {
+    let ledger = Arc::new(Fake::default());
+    let ports = ports(Some(ledger.clone())).await;
+    let (node, admin) = (key(0), key(200));
+    let client = ControlClient::new(&admin).unwrap();
+    let public = node.public_key();
+    let refused = |result: Result<(), ControlError>, status: u16, code: &str| match result {
+        Err(ControlError::Refused { status: got, code: got_code, .. }) => assert_eq!((got.as_u16(), got_code.as_str()), (status, code)),
+        other => panic!("{code}: {other:?}"),
+    };
+    client.admit_learners(ports.control, public, &[key(5).public_key().clone()]).await.unwrap();
+    assert_eq!(*ledger.learners.lock().unwrap(), [key(5).public_key().clone()]);
+    let many = vec![key(5).public_key().clone(); 32];
+    refused(client.admit_learners(ports.control, public, &many).await, 400, "bad_key");
+
+    // A genesis that does not name it makes it a learner only if that is meant.
+    let signed = genesis(&admin, "cluster", &[("prod-9", &key(9))], 1);
+    refused(client.put_genesis(ports.control, public, &signed).await, 409, "not_a_member");
+    client.put_genesis_to_learner(ports.control, public, &signed).await.unwrap();
+
+    let change = Change::Replace { id: NodeId(0), key: public.clone() };
+    let (ready, signature) = client.ready(ports.control, public, Epoch(0), &change).await.unwrap();
+    assert_eq!(ready, Ready { sequence: Sequence(64), chain_hash: Hash([8; 32]) });
+    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: 5, change: change.clone(), ready: Some(ready) };
+    let message = reconfig.possession_message(ports.front.chain_id().unwrap());
+    assert!(MlDsa87.verify(public, &message, &signature));
+    refused(client.ready(ports.control, public, Epoch(1), &change).await.map(drop), 409, "not_ready_for_it");
+    let of_another = Change::Replace { id: NodeId(0), key: key(8).public_key().clone() };
+    refused(client.ready(ports.control, public, Epoch(0), &of_another).await.map(drop), 409, "not_ready_for_it");
+
+    let mut order = SignedReconfig { reconfig, admin: admin.sign(b"order"), new_key: Some(signature), old_key: None };
+    client.reconfigure(ports.control, public, &order).await.unwrap();
+    order.reconfig.epoch = Epoch(7);
+    refused(client.reconfigure(ports.control, public, &order).await, 409, "void");
 }
 
 #[tokio::test]

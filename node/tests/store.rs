@@ -4,11 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cretoai_consensus::{
-    FaultModel, Genesis, GenesisMember, Height, Message, NodeId, Outcome, Payload, Sequence,
-    engine::{Config, Engine, Input, Limits, Now, Recipient, Timing},
+    Change, CheckedVertex, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash, Height, Message, NodeId, OffenceKind,
+    Outcome, Parameters, Payload, Reconfig, Sequence, SignedGenesis, SignedReconfig, Tip,
+    engine::{Config, Engine, Input, Limits, Now, Recipient, Role, Timing},
 };
-use cretoai_control::keys::{MlDsa87, SecretKey};
+use cretoai_control::{
+    api::{Accused, EvidenceItem},
+    keys::{MlDsa87, SecretKey},
+};
 use cretoai_node::{
+    evidence::{self, Refused},
     metrics::Metrics,
     storage::{Storage, StorageOptions},
 };
@@ -30,6 +35,8 @@ struct Cluster {
     at: Duration,
     flying: VecDeque<(NodeId, NodeId, Message)>,
     executed: Vec<(NodeId, Sequence, Vec<Outcome>)>,
+    /// Who may be seen to break rules.
+    liar: Option<NodeId>,
 }
 
 fn open(folder: &Path) -> Storage {
@@ -37,43 +44,52 @@ fn open(folder: &Path) -> Storage {
     Storage::open(folder, options, Arc::new(Metrics::new().unwrap())).unwrap()
 }
 
-fn start(genesis: &Genesis, own: NodeId, seed: &[u8; 32], storage: &Storage) -> Engine {
+fn start(genesis: &Genesis, seed: &[u8; 32], storage: &Storage) -> Engine {
     let config = Config {
-        genesis: genesis.clone(),
-        own,
-        signer: Arc::new(SecretKey::from_seed(seed).unwrap()),
+        chain_id: genesis.chain_id(),
+        signers: vec![Arc::new(SecretKey::from_seed(seed).unwrap())],
         verifier: Arc::new(MlDsa87),
         timing: Timing::default(),
         limits: Limits::default(),
+        seed: u64::from(seed[0]),
     };
     Engine::new(config, storage.recover(genesis).unwrap())
+}
+
+fn genesis(seeds: &[[u8; 32]]) -> Genesis {
+    let member = |(i, seed): (usize, &[u8; 32])| {
+        let key = SecretKey::from_seed(seed).unwrap();
+        let name = format!("node-{i}");
+        let proof = key.sign(&Genesis::possession_message("test", &name));
+        GenesisMember { name, key: key.public_key().clone(), proof }
+    };
+    let genesis = Genesis {
+        cluster_uid: "test".into(),
+        admin_key: admin().public_key().clone(),
+        members: seeds.iter().enumerate().map(member).collect(),
+        fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
+        created_ms: WALL,
+    };
+    genesis.validate(&MlDsa87).unwrap();
+    genesis
+}
+
+fn admin() -> SecretKey {
+    SecretKey::from_seed(&[99; 32]).unwrap()
 }
 
 impl Cluster {
     fn new(n: u8) -> Self {
         let seeds: Vec<[u8; 32]> = (1..=n).map(|i| [i; 32]).collect();
-        let admin = SecretKey::from_seed(&[99; 32]).unwrap();
-        let member = |(i, seed): (usize, &[u8; 32])| {
-            let key = SecretKey::from_seed(seed).unwrap();
-            let name = format!("node-{i}");
-            let proof = key.sign(&Genesis::possession_message("test", &name));
-            GenesisMember { name, key: key.public_key().clone(), proof }
-        };
-        let genesis = Genesis {
-            cluster_uid: "test".into(),
-            admin_key: admin.public_key().clone(),
-            members: seeds.iter().enumerate().map(member).collect(),
-            fault_model: FaultModel::Byzantine,
-            created_ms: WALL,
-        };
-        genesis.validate(&MlDsa87).unwrap();
+        let genesis = genesis(&seeds);
         let folder = tempfile::tempdir().unwrap();
         let validators = (0..).map(NodeId).zip(seeds).map(|(own, seed)| {
             let storage = open(&folder.path().join(own.0.to_string()));
-            Validator { engine: start(&genesis, own, &seed, &storage), storage, seed, down: false }
+            Validator { engine: start(&genesis, &seed, &storage), storage, seed, down: false }
         });
         let validators = validators.collect();
-        Self { genesis, folder, validators, at: Duration::ZERO, flying: VecDeque::new(), executed: Vec::new() }
+        Self { genesis, folder, validators, at: Duration::ZERO, flying: VecDeque::new(), executed: Vec::new(), liar: None }
     }
 
     fn now(&self) -> Now {
@@ -87,7 +103,8 @@ impl Cluster {
         let validator = &mut self.validators[i];
         let turn = validator.engine.end_turn(now);
         assert_eq!(turn.diverged, None);
-        assert!(turn.violations.is_empty(), "{:?}", turn.violations);
+        let strange: Vec<_> = turn.violations.iter().filter(|violation| Some(violation.node) != self.liar).collect();
+        assert!(strange.is_empty(), "{strange:?}");
         validator.storage.write(&turn).unwrap();
         for execution in turn.executions {
             let outcomes = execution.vertices.iter().flat_map(|(_, outcomes)| outcomes.clone()).collect();
@@ -112,7 +129,7 @@ impl Cluster {
                 continue;
             }
             let answers = match &message {
-                Message::FetchRecords { from } => validator.storage.records(*from).unwrap().into_iter().collect(),
+                Message::FetchRecords { epoch, from } => validator.storage.records(*epoch, *from).unwrap().into_iter().collect(),
                 Message::FetchLane { author, above, up_to } => validator.storage.lane(*author, *above, *up_to).unwrap(),
                 _ => {
                     validator.engine.handle(now, Input::Message { from, message });
@@ -148,13 +165,12 @@ impl Cluster {
     }
 
     fn restart(&mut self, i: usize) {
-        let own = NodeId(i as u32);
         let old = self.validators.remove(i);
         let known = (old.engine.executed(), old.engine.chain_hash(), old.engine.time_ms());
         let seed = old.seed;
         drop(old);
         let storage = open(&self.folder.path().join(i.to_string()));
-        let engine = start(&self.genesis, own, &seed, &storage);
+        let engine = start(&self.genesis, &seed, &storage);
         assert_eq!((engine.executed(), engine.chain_hash(), engine.time_ms()), known);
         self.validators.insert(i, Validator { engine, storage, seed, down: false });
     }
@@ -215,35 +231,132 @@ fn a_node_that_was_down_catches_up_from_the_stores_of_the_others() {
         assert!(records.iter().all(|record| *record == records[0]), "sequence {sequence}");
     }
     // It can itself serve what it learnt, up to certificates that it kept.
-    assert!(cluster.validators[3].storage.records(Sequence(1)).unwrap().is_some());
+    assert!(cluster.validators[3].storage.records(Epoch(0), Sequence(1)).unwrap().is_some());
     assert_eq!(cluster.validators[3].storage.lane(NodeId(0), Height(0), Height(3)).unwrap().len(), 3);
 }
 
 #[test]
 fn a_vote_is_remembered_before_its_decision() {
     let mut cluster = Cluster::new(4);
+    cluster.run_until("all know what they signed", |c| c.validators.iter().all(|v| v.engine.role() == Role::Validator));
     // Only the leader and one follower are up: both vote, nothing is decided.
     cluster.validators[2].down = true;
-    cluster.submit(0, &payload(1, 10));
-    for _ in 0..3 {
-        cluster.step();
-    }
     cluster.validators[3].down = true;
-    for _ in 0..200 {
-        cluster.step();
-    }
+    cluster.submit(0, &payload(1, 10));
+    let voted = |c: &Cluster, i: usize| c.validators[i].storage.recover(&c.genesis).unwrap().proposal.is_some();
+    cluster.run_until("both voted", |c| voted(c, 0) && voted(c, 1));
     let before = cluster.validators[0].storage.recover(&cluster.genesis).unwrap();
     cluster.restart(0);
     cluster.restart(1);
     let after = cluster.validators[0].storage.recover(&cluster.genesis).unwrap();
     assert_eq!(before.votes, after.votes);
     assert_eq!(before.proposal, after.proposal);
+    assert_eq!(before.mark, after.mark);
+    assert!(after.mark.vote.is_some());
     assert_eq!(cluster.validators[0].engine.executed(), Sequence(0));
-    assert!(after.proposal.is_some(), "the leader proposed");
+    assert_eq!(cluster.validators[0].engine.role(), Role::Checking, "it signs nothing before the others said what it signed");
     for validator in &mut cluster.validators {
         validator.down = false;
     }
-    cluster.run_until("the old proposal is decided", |c| c.all_at_least(Sequence(1)));
-    let decided = cluster.validators[3].storage.finalized(Sequence(1)).unwrap().unwrap();
-    assert_eq!(Some(decided.record.proposal), after.proposal.map(|(proposal, _)| proposal));
+    // No turn may show a violation: whoever voted does not vote otherwise now.
+    cluster.run_until("it is decided", |c| c.all_at_least(Sequence(1)));
+}
+
+#[test]
+fn an_epoch_ends_on_disk_and_a_laggard_is_told_so() {
+    let mut cluster = Cluster::new(4);
+    let chain_id = cluster.genesis.chain_id();
+    cluster.submit(1, &payload(1, 100));
+    cluster.run_until("a decision", |c| c.all_at_least(Sequence(1)));
+    cluster.validators[3].down = true;
+    let parameters = Parameters { checkpoint_interval: 8, window: 64, ..Parameters::default() };
+    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: WALL + 60_000, change: Change::SetParameters(parameters), ready: None };
+    let order = SignedReconfig { admin: admin().sign(&reconfig.signing_message(chain_id)), reconfig, new_key: None, old_key: None };
+    let now = cluster.now();
+    cluster.validators[0].engine.handle(now, Input::Reconfigure(Box::new(order)));
+    cluster.run_until("the next epoch", |c| c.validators[..3].iter().all(|v| v.engine.epoch() == Epoch(1)));
+    for i in 0..30 {
+        cluster.submit(i as usize % 3, &payload(100 + i, 500));
+        cluster.step();
+    }
+    let far = Sequence(cluster.validators[0].engine.executed().0 + 10);
+    let mut n = 200;
+    while cluster.validators[0].engine.executed() < far {
+        n += 1;
+        cluster.submit(0, &payload(n, 10));
+        cluster.step();
+    }
+    let storage = &cluster.validators[0].storage;
+    let end = storage.epoch_certificate(Epoch(0)).unwrap().unwrap().state.sequence;
+    let recovered = storage.recover(&cluster.genesis).unwrap();
+    assert_eq!((recovered.validators.epoch, recovered.validators.parameters), (Epoch(1), parameters));
+    assert_eq!((recovered.opening.sequence, recovered.previous.unwrap().epoch), (end, Epoch(0)));
+    assert!(recovered.successor.is_none());
+    assert!(recovered.undecided.iter().all(|vertex| vertex.header().epoch == Epoch(1)));
+    assert!(recovered.certified.is_some_and(|(sequence, ..)| sequence > end));
+    assert_eq!(storage.finalized(end).unwrap().unwrap().epoch, Epoch(0));
+    assert_eq!(storage.finalized(end.next()).unwrap().unwrap().epoch, Epoch(1));
+    match storage.records(Epoch(0), Sequence(1)).unwrap().unwrap() {
+        Message::Records { epoch, records, proof } => {
+            assert_eq!((epoch, records.last().unwrap().proposal.sequence, proof.sequence()), (Epoch(0), end, end));
+        }
+        other => panic!("{other:?}"),
+    }
+    match storage.records(Epoch(0), end.next()).unwrap().unwrap() {
+        Message::Stable(certificate) => assert_eq!(certificate.state.sequence, end),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(storage.records(Epoch(2), end.next()).unwrap(), None);
+    // The laggard learns all of it from the stores, and restarts in the new epoch like the others.
+    cluster.validators[3].down = false;
+    cluster.run_until("the fourth follows", |c| c.validators[3].engine.epoch() == Epoch(1) && c.all_at_least(far));
+    for i in 0..4 {
+        cluster.restart(i);
+        assert_eq!(cluster.validators[i].engine.epoch(), Epoch(1));
+    }
+    cluster.submit(3, &payload(9_999, 10));
+    let goal = cluster.validators[3].engine.executed().next();
+    cluster.run_until("the epoch goes on", |c| c.all_at_least(goal));
+}
+
+#[test]
+fn evidence_that_counted_is_kept_by_every_store() {
+    let mut cluster = Cluster::new(4);
+    cluster.run_until("all know what they signed", |c| c.validators.iter().all(|v| v.engine.role() == Role::Validator));
+    let domain = Domain { chain_id: cluster.genesis.chain_id(), epoch: Epoch(0) };
+    let key = SecretKey::from_seed(&cluster.validators[3].seed).unwrap();
+    cluster.liar = Some(NodeId(3));
+    for data in [b"one branch".to_vec(), b"another".to_vec()] {
+        let payload = Payload { data, ..payload(1, 4) };
+        let vertex = CheckedVertex::seal(&domain, &key, NodeId(3), Tip::default(), vec![], WALL + 1, vec![payload], vec![]);
+        let message = Message::Vertex(Arc::new(vertex.vertex().clone()));
+        cluster.flying.push_back((NodeId(3), NodeId(0), message));
+    }
+    cluster.validators[3].down = true;
+    cluster.run_until("it counts", |c| c.validators[..3].iter().all(|v| v.storage.evidence(0, 9).unwrap().1 == 1));
+    let found: Vec<_> = cluster.validators[..3].iter().map(|v| v.storage.evidence(0, 9).unwrap().0).collect();
+    assert!(found.iter().all(|one| *one == found[0]));
+    let counted = &found[0][0];
+    assert_eq!((counted.offence.accused, counted.offence.kind), (NodeId(3), OffenceKind::Fork(Height(1))));
+    assert!(matches!(counted.evidence, Evidence::Fork(..)));
+    assert_eq!(cluster.validators[0].storage.evidence(1, 9).unwrap(), (vec![], 1));
+
+    // As a file it verifies with nothing else, and not when a word in it is changed.
+    let members = cluster.genesis.members();
+    let file = evidence::item(domain.chain_id, 0, counted, &members[3]);
+    let file: EvidenceItem = serde_json::from_slice(&serde_json::to_vec(&file).unwrap()).unwrap();
+    let proven = evidence::verify(&file, &MlDsa87).unwrap();
+    assert!(proven.told().contains("node-3") && proven.told().contains("two different vertices of height 1"), "{}", proven.told());
+    let genesis = cluster.genesis.clone();
+    let signed = SignedGenesis { signature: admin().sign(&genesis.signing_message()), genesis };
+    proven.check_genesis(&signed, &MlDsa87).unwrap();
+    let framed = EvidenceItem { accused: Accused { key: hex::encode(members[2].key.as_bytes()), ..file.accused.clone() }, ..file.clone() };
+    assert_eq!(evidence::verify(&framed, &MlDsa87), Err(Refused::Signature));
+    let renamed = EvidenceItem { accused: Accused { name: "node-2".into(), ..file.accused.clone() }, ..file.clone() };
+    let renamed = evidence::verify(&renamed, &MlDsa87).unwrap().check_genesis(&signed, &MlDsa87);
+    assert!(matches!(renamed, Err(Refused::OtherKey { .. })));
+    let elsewhere = EvidenceItem { chain_id: Hash([1; 32]).to_string(), ..file.clone() };
+    assert_eq!(evidence::verify(&elsewhere, &MlDsa87), Err(Refused::Signature));
+    assert!(matches!(evidence::verify(&EvidenceItem { epoch: 1, ..file.clone() }, &MlDsa87), Err(Refused::Told { field: "epoch", .. })));
+    assert!(matches!(evidence::verify(&EvidenceItem { evidence: "AAAA".into(), ..file }, &MlDsa87), Err(Refused::Field { .. })));
 }

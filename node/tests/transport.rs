@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
-use cretoai_consensus::{Member, NodeId, PublicKey};
+use cretoai_consensus::{Epoch, Member, NodeId, PublicKey};
 use cretoai_control::{
     keys::SecretKey,
     tls::{self, Expect},
@@ -11,7 +11,7 @@ use cretoai_control::{
 use cretoai_node::{
     metrics::Metrics,
     peer_address::PeerAddress,
-    transport::{ALPN, Budget, Class, Inbound, MAX_FRAME_BYTES, Transport, TransportError},
+    transport::{ALPN, Budget, Class, Inbound, MAX_FRAME_BYTES, Transport, TransportError, is_guest},
 };
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, sign::CertifiedKey};
@@ -54,21 +54,30 @@ struct Node {
     inbound: mpsc::UnboundedReceiver<Inbound>,
 }
 
+fn member(i: usize) -> Member {
+    Member { id: NodeId(i as u32), name: format!("node-{i}"), key: key(i as u8).public_key().clone(), since: Epoch(0) }
+}
+
+fn members(n: usize) -> Vec<Member> {
+    (0..n).map(member).collect()
+}
+
 /// Starts member `n` of those who listen on `addresses`; it dials all of them, itself included.
 async fn start(n: usize, addresses: &[SocketAddr]) -> Node {
-    let members: Vec<Member> = (0..addresses.len())
-        .map(|i| Member { id: NodeId(i as u32), name: format!("node-{i}"), key: key(i as u8).public_key().clone() })
-        .collect();
+    start_among(n, addresses, &members(addresses.len()), addresses).await
+}
+
+/// Starts node `n`, which knows these members and dials these addresses.
+async fn start_among(n: usize, addresses: &[SocketAddr], members: &[Member], dials: &[SocketAddr]) -> Node {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (sender, inbound) = mpsc::unbounded_channel();
     // A socket that a stopped endpoint has just given up may take a moment to close.
     let started = Instant::now();
     let transport = loop {
         let sender = sender.clone();
-        let dial = addresses.iter().copied().map(dial).collect();
+        let dial = dials.iter().copied().map(dial).collect();
         let hand_over = move |event| drop(sender.send(event));
-        let own = NodeId(n as u32);
-        match Transport::start(addresses[n], &key(n as u8), members.clone(), own, dial, metrics.clone(), hand_over).await {
+        match Transport::start(addresses[n], &key(n as u8), members, dial, metrics.clone(), hand_over).await {
             Ok(transport) => break transport,
             Err(TransportError::Bind { .. }) if started.elapsed() < Duration::from_secs(5) => {
                 tokio::time::sleep(Duration::from_millis(5)).await
@@ -356,4 +365,64 @@ async fn more_handshakes_than_the_node_bears_are_turned_away_and_members_still_g
     let mut member = start(1, &addresses).await;
     node.connected_to(1).await;
     member.connected_to(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_may_ask_and_is_answered_on_its_own_connection() {
+    let addresses = ports::<3>();
+    // Node 2 knows the two members and dials them; they do not know where it is.
+    let mut nodes =
+        [start_among(0, &addresses, &members(2), &addresses[..2]).await, start_among(1, &addresses, &members(2), &addresses[..2]).await];
+    let mut learner = start_among(2, &addresses, &members(2), &addresses[..2]).await;
+    eventually("it is refused as long as nobody named it", || nodes[0].refused("unknown_key") > 0).await;
+    nodes[0].transport.admit([key(2).public_key().clone()]);
+    // Who is refused learns that only after it thinks that it is connected: it asks until somebody answers.
+    let (guest, question, _budget) = loop {
+        learner.transport.send(NodeId(0), Class::Vote, Bytes::from_static(b"what comes after 7?"));
+        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(300), nodes[0].frame()).await {
+            break frame;
+        }
+    };
+    assert!(is_guest(guest), "{guest}");
+    assert_eq!(question, "what comes after 7?");
+    nodes[0].transport.send(guest, Class::Bulk, Bytes::from_static(b"8"));
+    let (from, answer, _budget) = learner.frame().await;
+    assert_eq!((from, answer), (NodeId(0), Bytes::from_static(b"8")));
+    while learner.inbound.try_recv().is_ok() {}
+    // It is no member: nothing is broadcast to it, and it counts nowhere.
+    nodes[0].transport.broadcast(Class::Bulk, Bytes::from_static(b"for members"));
+    assert_eq!(nodes[0].transport.connected().len(), 1);
+    assert_eq!(nodes[1].frame().await.1, "for members");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    while let Ok(event) = learner.inbound.try_recv() {
+        assert!(!matches!(event, Inbound::Frame { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_is_reached_where_it_dials_from_and_an_old_one_becomes_a_guest() {
+    let addresses = ports::<3>();
+    let mut first = start_among(0, &addresses, &members(2), &addresses[..2]).await;
+    let mut second = start_among(1, &addresses, &members(2), &addresses[..2]).await;
+    first.connected_to(1).await;
+    second.connected_to(0).await;
+    // The next epoch: 1 goes, 2 comes. Nobody was told its address.
+    let next = [member(0), member(2)];
+    first.transport.set_members(&next);
+    let mut third = start_among(2, &addresses, &next, &addresses[..1]).await;
+    third.connected_to(0).await;
+    first.connected_to(2).await;
+    eventually("both directions", || first.transport.connected() == [(NodeId(2), true)]).await;
+    first.transport.send(NodeId(2), Class::Vote, Bytes::from_static(b"welcome"));
+    assert_eq!(third.frame().await.1, "welcome");
+    // Who left still gets an answer: how its epoch ended.
+    second.connected_to(0).await;
+    second.transport.send(NodeId(0), Class::Vote, Bytes::from_static(b"where are you all?"));
+    let (guest, _, _budget) = first.frame().await;
+    assert!(is_guest(guest));
+    first.transport.send(guest, Class::Bulk, Bytes::from_static(b"in the next epoch"));
+    assert_eq!(second.frame().await.1, "in the next epoch");
+    // And who stays keeps its connection.
+    first.transport.set_members(&next);
+    assert_eq!(first.transport.connected(), [(NodeId(2), true)]);
 }

@@ -76,6 +76,17 @@ pub fn agree(reports: &BTreeMap<String, &NodeStatus>, w: usize) -> Agreement {
     agreement
 }
 
+/// What `w` of `reports` say alike: whether the chain holds proof of violations of the member `name`. Nothing if neither
+/// answer has `w` voices: nodes that are behind have not executed the proof yet, and liars never say it.
+#[must_use]
+pub fn suspects(reports: &BTreeMap<String, &NodeStatus>, w: usize, name: &str) -> Option<bool> {
+    let accusers = reports.values().filter(|report| report.suspected.iter().any(|suspect| suspect == name)).count();
+    if accusers >= w {
+        return Some(true);
+    }
+    (reports.len() - accusers >= w).then_some(false)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -125,6 +136,21 @@ mod tests {
         let result = agreement(&reports, 2);
         assert!(result.divided_at.is_some());
         assert_eq!((result.head, result.term), (None, None));
+    }
+
+    #[test]
+    fn a_suspicion_needs_w_voices_and_so_does_its_end() {
+        let voice = |name: &str, suspected: &[&str]| {
+            let mut voice = report(name, 10, "h");
+            voice.suspected = suspected.iter().map(ToString::to_string).collect();
+            voice
+        };
+        let told = |voices: &[NodeStatus]| suspects(&voices.iter().map(|voice| (voice.name.clone(), voice)).collect(), 2, "d");
+        let (a, b, c, d) = (voice("a", &["d"]), voice("b", &["d", "d"]), voice("c", &[]), voice("d", &["a"]));
+        assert_eq!(told(&[a.clone(), b, c.clone(), d.clone()]), Some(true));
+        assert_eq!(told(&[a.clone(), c.clone(), d.clone()]), Some(false), "one accuser may be a liar");
+        assert_eq!(told(&[a, d]), None, "who is suspected cannot clear itself");
+        assert_eq!(told(&[c]), None);
     }
 
     proptest! {

@@ -17,7 +17,7 @@ const MAX_LAG: u64 = 64;
 pub enum Standing {
     /// It votes on the newest records.
     Participating,
-    /// It is behind.
+    /// It is behind, or asks the others what it signed before it was started again.
     CatchingUp,
     /// It follows without a vote.
     Learner,
@@ -31,6 +31,8 @@ pub enum Standing {
     Unreachable,
     /// It has another key or chain than the genesis says.
     Foreign,
+    /// Its volume was restored from an older copy: it never votes again with its key.
+    Stale,
     /// Its chain hash contradicts that of `w` others.
     Dissenting,
 }
@@ -48,6 +50,7 @@ impl Standing {
             Self::Silent => "Silent",
             Self::Unreachable => "Unreachable",
             Self::Foreign => "Foreign",
+            Self::Stale => "Stale",
             Self::Dissenting => "Dissenting",
         }
     }
@@ -70,6 +73,8 @@ pub struct Member {
     pub status: Option<NodeStatus>,
     /// Its version.
     pub version: Option<String>,
+    /// Whether the chain holds proof of violations of it; nothing, if too few nodes say so alike.
+    pub suspected: Option<bool>,
 }
 
 /// All validators.
@@ -145,6 +150,7 @@ fn unborn(view: &View) -> Roll {
                 message,
                 status: None,
                 version: attested.map(|attested| attested.version.clone()),
+                suspected: None,
             }
         })
         .collect();
@@ -183,6 +189,8 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
             }
             Role::Waiting => (Standing::Waiting, says()),
             Role::Learner => (Standing::Learner, says()),
+            Role::Checking => (Standing::CatchingUp, says()),
+            Role::Stale => (Standing::Stale, says()),
             Role::Validator if status.sequence.saturating_add(MAX_LAG) < head => (Standing::CatchingUp, says()),
             Role::Validator => (Standing::Participating, says().filter(|_| !status.ready)),
         }
@@ -212,6 +220,7 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
                 standing,
                 message,
                 version: status.as_ref().map(|status| status.version.clone()),
+                suspected: agree::suspects(&reports, quorum.w, &member.name).filter(|_| agreement.divided_at.is_none()),
                 status,
             }
         })

@@ -13,7 +13,7 @@ use crate::{
     validate::{Settings, control_address},
     view::{AdminKey, Attested, GenesisFound, Report, View},
 };
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, PublicKey, SignedGenesis};
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
 use cretoai_crds::RetentionPolicy;
 use std::{net::SocketAddr, sync::Arc};
 
@@ -283,6 +283,7 @@ fn birth(view: &View, identity: &Identity, roll: &Roll, current: bool, now_ms: u
         admin_key: admin_key.clone(),
         members,
         fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
         created_ms: now_ms,
     })
 }
@@ -330,7 +331,7 @@ impl DisruptionBudget<'_> {
         let quorum = self.roll.quorum;
         match member.standing {
             _ if !self.born => return Ok(()),
-            Standing::Down | Standing::Waiting | Standing::Learner | Standing::CatchingUp => return Ok(()),
+            Standing::Down | Standing::Waiting | Standing::Learner | Standing::CatchingUp | Standing::Stale => return Ok(()),
             // The others are a quorum without it.
             Standing::Silent | Standing::Unreachable if participating >= quorum.q => return Ok(()),
             Standing::Silent | Standing::Unreachable | Standing::Foreign | Standing::Dissenting => {

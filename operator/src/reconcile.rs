@@ -213,6 +213,10 @@ fn transitions(uid: &str, before: &CretoClusterStatus, after: &CretoClusterStatu
             _ => {}
         }
     }
+    let new_suspect = after.suspected.iter().any(|name| !before.suspected.contains(name));
+    if let Some((_, _, note)) = of(after, condition::BYZANTINE).filter(|_| new_suspect) {
+        notices.push(Notice { reason: Reason::MemberSuspected.as_str(), action: "Observe", note, warning: true, related: None });
+    }
     if let Some(Plan { stage: Stage::Refused(refusal), .. }) = plan {
         let known = of(before, condition::DEGRADED).is_some_and(|(_, reason, _)| reason == refusal.reason.as_str());
         if !known {

@@ -33,6 +33,8 @@ pub mod condition {
     pub const DEGRADED: &str = "Degraded";
     /// Genesis, admin key and the nodes' keys fit together.
     pub const KEYS: &str = "KeysValid";
+    /// The chain holds proof that a validator broke the protocol.
+    pub const BYZANTINE: &str = "ByzantineSuspected";
     /// `spec.paused`.
     pub const PAUSED: &str = "Paused";
 }
@@ -66,6 +68,8 @@ pub enum Reason {
     MemberDissents,
     /// More validators contradict each other than the chain tolerates.
     ChainDivided,
+    /// The chain holds proof that a validator broke the protocol.
+    MemberSuspected,
     /// A validator has another key or chain than the genesis says.
     MemberForeign,
     /// The keys fit together.
@@ -98,6 +102,7 @@ impl Reason {
             Self::MembersAbsent => "MembersAbsent",
             Self::MemberDissents => "MemberDissents",
             Self::ChainDivided => "ChainDivided",
+            Self::MemberSuspected => "MemberSuspected",
             Self::MemberForeign => "MemberForeign",
             Self::Valid => "Valid",
             Self::ReconcileFailed => "ReconcileFailed",
@@ -141,12 +146,13 @@ pub fn derive(cluster: &Cluster, plan: &Plan, errors: &[String], now: Timestamp)
         fault_tolerance: count(roll.quorum.f),
     });
     status.members = roll.members.iter().map(|member| member_status(member, previous, status.sequence, now)).collect();
-    let findings = findings(cluster, plan, errors);
+    let findings = findings(cluster, plan, errors, &status.suspected);
     status.conditions = conditions(&previous.conditions, findings, cluster.generation, now);
     status.summary = Some(Summary {
         nodes: format!("{}/{}", roll.participating(), roll.quorum.n),
         quorum: format!("{} of {}", roll.participating(), roll.quorum.q),
         tolerates: format!("{} faulty", roll.quorum.f),
+        suspected: if status.suspected.is_empty() { "none".to_string() } else { status.suspected.join(", ") },
         status: sentence(&status.conditions),
     });
     status
@@ -183,6 +189,10 @@ fn take_facts(status: &mut CretoClusterStatus, roll: &Roll, now: Timestamp) {
         status.view = Some(number(term.view));
         status.leader.clone_from(&term.leader);
     }
+    // Of whom too few nodes speak, what was agreed on before stays.
+    let before = std::mem::take(&mut status.suspected);
+    let suspected = roll.members.iter().filter(|member| member.suspected.unwrap_or_else(|| before.contains(&member.name)));
+    status.suspected = suspected.map(|member| member.name.clone()).collect();
     let mut versions: Vec<&str> = roll.members.iter().filter_map(|member| member.version.as_deref()).collect();
     versions.sort_unstable();
     versions.dedup();
@@ -217,7 +227,7 @@ fn member_status(member: &Member, previous: &CretoClusterStatus, head: Option<i6
     }
 }
 
-fn findings(cluster: &Cluster, plan: &Plan, errors: &[String]) -> Vec<Finding> {
+fn findings(cluster: &Cluster, plan: &Plan, errors: &[String], suspected: &[String]) -> Vec<Finding> {
     let quorum = quorum(plan);
     let ready = Finding { kind: condition::READY, message: quorum.message.clone(), ..quorum };
     let paused = Finding {
@@ -230,7 +240,9 @@ fn findings(cluster: &Cluster, plan: &Plan, errors: &[String]) -> Vec<Finding> {
             "the operator acts".to_string()
         },
     };
-    vec![ready, quorum, progressing(cluster, plan, errors), degraded(plan, errors), keys(plan), paused]
+    let suspicion = suspicion(plan, suspected);
+    let degraded = degraded(plan, errors, &suspicion);
+    vec![ready, quorum, progressing(cluster, plan, errors), degraded, keys(plan), suspicion, paused]
 }
 
 fn quorum(plan: &Plan) -> Finding {
@@ -313,7 +325,26 @@ fn progressing(cluster: &Cluster, plan: &Plan, errors: &[String]) -> Finding {
     }
 }
 
-fn degraded(plan: &Plan, errors: &[String]) -> Finding {
+fn suspicion(plan: &Plan, suspected: &[String]) -> Finding {
+    let finding = |status, reason, message| Finding { kind: condition::BYZANTINE, status, reason, message };
+    let quorum = plan.roll.quorum;
+    if suspected.is_empty() {
+        return finding("False", Reason::AsExpected, "the chain holds no proof of a violation".to_string());
+    }
+    let beyond = if suspected.len() > quorum.f {
+        format!("; these are more than the {} that the chain tolerates: stop the clients", quorum.f)
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "{} broke the protocol, and the chain holds the proof, as {} nodes report{beyond}; keep GET /v1/evidence of another node, and look at image, host and volume of the pod",
+        suspected.join(", "),
+        quorum.w
+    );
+    finding("True", Reason::MemberSuspected, message)
+}
+
+fn degraded(plan: &Plan, errors: &[String], suspicion: &Finding) -> Finding {
     let finding = |status, reason, message| Finding { kind: condition::DEGRADED, status, reason, message };
     let roll = &plan.roll;
     if let Stage::Refused(refusal) = &plan.stage {
@@ -334,6 +365,9 @@ fn degraded(plan: &Plan, errors: &[String]) -> Finding {
     let absent = roll.absent();
     if plan.stage == Stage::Born && !absent.is_empty() {
         return finding("True", Reason::MembersAbsent, takes_part(roll, &absent));
+    }
+    if suspicion.status == "True" {
+        return finding("True", suspicion.reason, suspicion.message.clone());
     }
     if !errors.is_empty() {
         return finding("True", Reason::ReconcileFailed, errors.join("; "));

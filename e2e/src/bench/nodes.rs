@@ -2,7 +2,7 @@
 
 use crate::api::{API_PORT, Client};
 use anyhow::{Context, Result, bail};
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, SignedGenesis};
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Parameters, SignedGenesis};
 use cretoai_control::{client::ControlClient, keys::SecretKey};
 use std::{
     fmt::Write as _,
@@ -84,6 +84,7 @@ impl Nodes {
             admin_key: admin.public_key().clone(),
             members,
             fault_model: FaultModel::Byzantine,
+            parameters: Parameters::default(),
             created_ms,
         };
         let signature = admin.sign(&genesis.signing_message());

@@ -6,7 +6,7 @@ use crate::{
     k8s::{Cluster, until},
 };
 use anyhow::{Context, Result, ensure};
-use cretoai_consensus::Hash;
+use cretoai_consensus::{FaultModel, Hash, Quorum};
 use cretoai_control::api::NodeStatus;
 use kube::ResourceExt;
 use std::{
@@ -14,19 +14,51 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The name and the account of each node.
+/// The names of all of its pods.
+///
+/// # Errors
+/// The API server does not answer.
+pub async fn names(cluster: &Cluster) -> Result<Vec<String>> {
+    Ok(cluster.pods().await?.iter().map(ResourceExt::name_any).collect())
+}
+
+/// The account of each node.
 ///
 /// # Errors
 /// One does not answer.
 pub async fn statuses(cluster: &Cluster) -> Result<Vec<NodeStatus>> {
+    statuses_of(cluster, &names(cluster).await?).await
+}
+
+async fn statuses_of(cluster: &Cluster, names: &[String]) -> Result<Vec<NodeStatus>> {
     let mut all = Vec::new();
-    for pod in cluster.pods().await? {
-        let name = pod.name_any();
-        let status = cluster.node(&name).await?.status().await.with_context(|| format!("status of {name}"))?;
-        ensure!(status.name == name, "{name} calls itself {}", status.name);
+    for name in names {
+        let status = cluster.node(name).await?.status().await.with_context(|| format!("status of {name}"))?;
+        ensure!(status.name == *name, "{name} calls itself {}", status.name);
         all.push(status);
     }
     Ok(all)
+}
+
+/// View and leader that `w` of the nodes name, those that answer; the newest view, if there are several.
+///
+/// # Errors
+/// No `w` nodes agree.
+pub async fn leader(cluster: &Cluster) -> Result<(u64, String)> {
+    let names = names(cluster).await?;
+    let answers = names.iter().map(|name| async move {
+        let mut client = cluster.node(name).await?.with_limit(Duration::from_secs(2));
+        client.status().await
+    });
+    let mut votes: BTreeMap<(u64, String), usize> = BTreeMap::new();
+    for status in futures::future::join_all(answers).await.into_iter().flatten() {
+        if let Some(leader) = status.leader {
+            *votes.entry((status.view, leader)).or_default() += 1;
+        }
+    }
+    let w = Quorum::new(names.len(), FaultModel::Byzantine).w;
+    let agreed = votes.iter().rev().find(|(_, count)| **count >= w).map(|(term, _)| term.clone());
+    agreed.with_context(|| format!("no {w} nodes name the same leader: {votes:?}"))
 }
 
 /// The key fingerprint of each node, as it says.
@@ -42,8 +74,16 @@ pub async fn fingerprints(cluster: &Cluster) -> Result<BTreeMap<String, String>>
 /// # Errors
 /// They contradict each other, or do not meet in time.
 pub async fn agree(cluster: &Cluster, limit: Duration) -> Result<(u64, String)> {
-    until(limit, "all nodes to be at one sequence", || async {
-        let statuses = statuses(cluster).await?;
+    agree_among(cluster, &names(cluster).await?, limit).await
+}
+
+/// The same of some nodes.
+///
+/// # Errors
+/// As [`agree`].
+pub async fn agree_among(cluster: &Cluster, names: &[String], limit: Duration) -> Result<(u64, String)> {
+    until(limit, &format!("{} to be at one sequence", names.join(", ")), || async {
+        let statuses = statuses_of(cluster, names).await?;
         contradiction(&statuses)?;
         let heads: BTreeSet<(u64, String)> = statuses.iter().map(|status| (status.sequence, status.chain_hash.clone())).collect();
         Ok(match heads.first() {
@@ -76,8 +116,15 @@ fn contradiction(statuses: &[NodeStatus]) -> Result<()> {
 /// # Errors
 /// The first thing that is not so.
 pub async fn all_hold(cluster: &Cluster, known: &[Known]) -> Result<()> {
+    each_holds(cluster, &names(cluster).await?, known).await
+}
+
+/// The same of some nodes.
+///
+/// # Errors
+/// As [`all_hold`].
+pub async fn each_holds(cluster: &Cluster, names: &[String], known: &[Known]) -> Result<()> {
     ordered(known)?;
-    let names: Vec<String> = cluster.pods().await?.iter().map(ResourceExt::name_any).collect();
     let each = names.iter().map(|name| async move {
         let mut client = cluster.node(name).await?;
         for payload in known {

@@ -1,13 +1,15 @@
 //! Nodes that go away.
 
 use super::{
-    check::{agree, all_hold, fingerprints},
+    check::{self, agree, all_hold, fingerprints, names},
     lab::{Known, Lab},
+    partition::{self, Partition},
+    traffic::{Pending, Traffic, Way},
 };
 use crate::{
     api::{API_PORT, Client},
-    figures::seconds,
-    k8s::{condition, is_ready, until},
+    figures::{milliseconds, seconds},
+    k8s::{Cluster, condition, is_ready, restarts, until},
     load::random_payload,
     process,
 };
@@ -27,38 +29,28 @@ use std::{
 /// How long two nodes are kept away, at least.
 const OUTAGE: Duration = Duration::from_secs(12);
 
-/// The followers, last first. This version has a fixed leader, so losing it is another matter.
-async fn followers(lab: &Lab) -> Result<Vec<String>> {
-    let leader = lab.cluster.get().await?.status.and_then(|status| status.leader).context("the status names no leader")?;
-    Ok((0..4).rev().map(|ordinal| lab.cluster.pod(ordinal)).filter(|pod| *pod != leader).collect())
-}
+/// How long the leader is cut off.
+const ISOLATION: Duration = Duration::from_secs(10);
+/// No pause is longer while a quorum is up: an election takes under a second, on a loaded machine a few.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// What is on its way when a node is cut off may still arrive at it.
+const IN_FLIGHT: Duration = Duration::from_secs(1);
 
-/// One client that goes on until told to stop: what became final and when, and the errors on the way.
-async fn keep_submitting(service: SocketAddr, stop: Arc<AtomicBool>) -> Result<(Vec<(Known, Instant)>, Vec<String>)> {
-    let (mut done, mut errors) = (Vec::new(), Vec::new());
-    while !stop.load(Ordering::Relaxed) {
-        // A new connection each, as short-lived clients make them; the Service may lead to the pod that is going.
-        let data = random_payload(4096);
-        match Client::new(service).with_limit(Duration::from_secs(20)).submit(data.clone(), Duration::from_secs(15)).await {
-            Ok(receipt) => done.push((Known::new(&receipt, &data)?, Instant::now())),
-            Err(error) => {
-                errors.push(format!("{error:#}"));
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+fn pod_of(way: &Way) -> &str {
+    match way {
+        Way::Pod(name) => name,
+        Way::Service(_) => "",
     }
-    Ok((done, errors))
 }
 
 /// A follower's pod is deleted under load.
 pub async fn follower(lab: &mut Lab) -> Result<String> {
     let cluster = lab.cluster.clone();
-    let victim = followers(lab).await?.first().cloned().context("no follower")?;
-    let service = cluster.service_address().await?;
+    let (_, leader) = check::leader(&cluster).await?;
+    let victim = (0..4).rev().map(|ordinal| cluster.pod(ordinal)).find(|pod| *pod != leader).context("no follower")?;
     let keys = fingerprints(&cluster).await?;
     let before = cluster.api::<Pod>().get(&victim).await?.uid();
-    let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..3).map(|_| tokio::spawn(keep_submitting(service, Arc::clone(&stop)))).collect();
+    let traffic = Traffic::begin(&cluster, &[Way::Service(cluster.service_address().await?)], 3, Duration::ZERO);
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let deleted = Instant::now();
@@ -66,44 +58,168 @@ pub async fn follower(lab: &mut Lab) -> Result<String> {
     let back = until(Duration::from_secs(120), &format!("{victim} to be back"), || async {
         let pod = cluster.api::<Pod>().get_opt(&victim).await?;
         Ok(match pod {
-            Some(pod) if pod.uid() != before && is_ready(&pod) => Ok(deleted.elapsed()),
+            Some(pod) if pod.uid() != before && is_ready(&pod) => Ok(Instant::now()),
             _ => Err("it is not ready".into()),
         })
     })
     .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    stop.store(true, Ordering::Relaxed);
-    let (mut known, mut times, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for client in clients {
-        let (done, failed) = client.await??;
-        errors.extend(failed);
-        for (payload, at) in done {
-            known.push(payload);
-            times.push(at);
-        }
-    }
+    let seen = traffic.end().await?;
     let back = back?;
-    times.sort();
-    let meanwhile = times.iter().filter(|at| **at > deleted && **at < deleted + back).count();
-    let pause = times.windows(2).filter_map(|pair| Some(pair.get(1)?.duration_since(*pair.first()?))).max().unwrap_or_default();
-    ensure!(
-        meanwhile > 0,
-        "nothing became final while {victim} was away; {} errors, such as: {}",
-        errors.len(),
-        errors.first().map_or("none", String::as_str)
-    );
-    ensure!(pause < Duration::from_secs(10), "nothing became final for {} while {victim} was away", seconds(pause));
+    let meanwhile = seen.count(deleted, back, |_| true);
+    let pause = seen.longest_pause(deleted, back, |_| true);
+    ensure!(meanwhile > 0, "nothing became final while {victim} was away; {} attempts failed, the first: {}", seen.failed, seen.error());
+    ensure!(pause < LONGEST_PAUSE, "nothing became final for {} while {victim} was away", seconds(pause));
     cluster.whole(Duration::from_secs(60)).await?;
     ensure!(fingerprints(&cluster).await? == keys, "{victim} came back with another key");
     let (sequence, _) = agree(&cluster, Duration::from_secs(60)).await?;
+    let known = seen.known();
     all_hold(&cluster, &known).await?;
     lab.known.extend(known);
     Ok(format!(
         "{victim} back after {}; {meanwhile} payloads final meanwhile, longest pause {}; {} attempts had to be repeated; same key, same chain at sequence {sequence}",
-        seconds(back),
-        seconds(pause),
-        errors.len()
+        seconds(back.duration_since(deleted)),
+        milliseconds(Some(pause.as_secs_f64() * 1000.0)),
+        seen.failed
     ))
+}
+
+/// Another node leads than `before`, in a newer view; how long after `since` that was so, and who.
+async fn elected(cluster: &Cluster, before: &(u64, String), since: Instant) -> Result<(u64, String, Duration)> {
+    until(Duration::from_secs(30), &format!("another leader than {}", before.1), || async {
+        let (view, name) = check::leader(cluster).await?;
+        Ok(if view > before.0 && name != before.1 { Ok((view, name, since.elapsed())) } else { Err(format!("{name} leads view {view}")) })
+    })
+    .await
+}
+
+/// The status names another leader than `before`.
+async fn shown(cluster: &Cluster, before: &str) -> Result<String> {
+    until(Duration::from_secs(30), "LEADER to name another node", || async {
+        let leader = cluster.get().await?.status.and_then(|status| status.leader);
+        Ok(leader.filter(|leader| leader != before).ok_or_else(|| format!("it names {before}")))
+    })
+    .await
+}
+
+/// kill -9 of the leader under load.
+pub async fn leader(lab: &mut Lab) -> Result<String> {
+    let cluster = lab.cluster.clone();
+    let before = check::leader(&cluster).await?;
+    let victim = before.1.as_str();
+    let pod = cluster.api::<Pod>().get(victim).await?;
+    let processes = process::of_pod(&pod.uid().unwrap_or_default(), "cretoai-node");
+    ensure!(!processes.is_empty(), "the process of {victim} is not seen from here, so it cannot be killed");
+    let keys = fingerprints(&cluster).await?;
+    let ways: Vec<Way> = names(&cluster).await?.into_iter().map(Way::Pod).collect();
+    let traffic = Traffic::begin(&cluster, &ways, 2, Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    let killed = Instant::now();
+    for pid in processes {
+        process::kill(pid).await?;
+    }
+    let (view, heir, _) = elected(&cluster, &before, killed).await?;
+    shown(&cluster, victim).await?;
+    let back = until(Duration::from_secs(90), &format!("{victim} to be back"), || async {
+        let now = cluster.api::<Pod>().get(victim).await?;
+        Ok(if restarts(&now) > restarts(&pod) && is_ready(&now) { Ok(Instant::now()) } else { Err("it is not ready".into()) })
+    })
+    .await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let end = Instant::now();
+    let seen = traffic.end().await?;
+
+    let others = |way: &Way| pod_of(way) != victim;
+    let outage = seen.longest_pause(killed, end, others);
+    let meanwhile = seen.count(killed, back, others);
+    ensure!(meanwhile > 0, "nothing became final without {victim}; {} attempts failed, the first: {}", seen.failed, seen.error());
+    ensure!(outage < LONGEST_PAUSE, "nothing became final for {} after {victim}, the leader, was killed", seconds(outage));
+    cluster.whole(Duration::from_secs(60)).await?;
+    ensure!(fingerprints(&cluster).await? == keys, "{victim} came back with another key");
+    let (sequence, _) = agree(&cluster, Duration::from_secs(60)).await?;
+    let known = seen.known();
+    all_hold(&cluster, &known).await?;
+    let acknowledged = known.len();
+    lab.known.extend(known);
+    Ok(format!(
+        "{victim} killed in view {}; outage {} for clients of the other pods, then {heir} led view {view}; {meanwhile} payloads final until {victim} was back after {}; all {acknowledged} acknowledged ones are on all nodes, one chain at sequence {sequence}",
+        before.0,
+        milliseconds(Some(outage.as_secs_f64() * 1000.0)),
+        seconds(back.duration_since(killed))
+    ))
+}
+
+/// The leader is cut off from the others and let back.
+pub async fn partition(lab: &mut Lab) -> Result<String> {
+    let cluster = lab.cluster.clone();
+    partition::possible(&cluster).await?;
+    let before = check::leader(&cluster).await?;
+    let victim = before.1.as_str();
+    let ways: Vec<Way> = names(&cluster).await?.into_iter().map(Way::Pod).collect();
+    let traffic = Traffic::begin(&cluster, &ways, 2, Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    let cut = Instant::now();
+    let filter = Partition::cut(&cluster, victim).await?;
+    let apart = apart(&cluster, &before, cut).await;
+    filter.heal().await?;
+    let healed = Instant::now();
+    let (view, heir) = apart?;
+    let isolated = |way: &Way| pod_of(way) == victim;
+    let again = until(Duration::from_secs(60), &format!("payloads of {victim} to be final again"), || {
+        let again = traffic.seen().finals.iter().find(|told| isolated(&told.way) && told.at > healed).map(|told| told.at);
+        async move { Ok(again.ok_or_else(|| "none is".to_owned())) }
+    })
+    .await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let end = Instant::now();
+    let seen = traffic.end().await?;
+
+    let others = |way: &Way| !isolated(way);
+    let alone = seen.count(cut + IN_FLIGHT, healed, isolated);
+    ensure!(alone == 0, "{victim} told {alone} payloads to be final while it was cut off from a quorum");
+    let outage = seen.longest_pause(cut, end, others);
+    let meanwhile = seen.count(cut, healed, others);
+    ensure!(meanwhile > 0, "nothing became final without {victim}; {} attempts failed, the first: {}", seen.failed, seen.error());
+    ensure!(outage < LONGEST_PAUSE, "nothing became final for {} after {victim}, the leader, was cut off", seconds(outage));
+    cluster.whole(Duration::from_secs(60)).await?;
+    let (sequence, _) = agree(&cluster, Duration::from_secs(60)).await?;
+    let mut known = seen.known();
+    known.extend(decided(&cluster, &seen.pending).await?);
+    all_hold(&cluster, &known).await?;
+    let acknowledged = known.len();
+    lab.known.extend(known);
+    Ok(format!(
+        "{victim} cut off in view {} for {}; outage {} for clients of the other pods, then {heir} led view {view}; {meanwhile} payloads final meanwhile, none told by {victim}; its own were final again {} after the heal; all {acknowledged} acknowledged ones are on all nodes, one chain hash at sequence {sequence}",
+        before.0,
+        seconds(healed.duration_since(cut)),
+        milliseconds(Some(outage.as_secs_f64() * 1000.0)),
+        milliseconds(Some(again.duration_since(healed).as_secs_f64() * 1000.0))
+    ))
+}
+
+/// While the old leader is cut off: another one leads, the status says so, and time goes by.
+async fn apart(cluster: &Cluster, before: &(u64, String), cut: Instant) -> Result<(u64, String)> {
+    let (view, heir, _) = elected(cluster, before, cut).await?;
+    shown(cluster, &before.1).await?;
+    tokio::time::sleep(ISOLATION.saturating_sub(cut.elapsed())).await;
+    Ok((view, heir))
+}
+
+/// Where payloads are that a node took in and did not tell to be final in time.
+async fn decided(cluster: &Cluster, pending: &[Pending]) -> Result<Vec<Known>> {
+    let mut known = Vec::new();
+    for payload in pending {
+        let stored = until(
+            Duration::from_secs(60),
+            &format!("payload {}, taken in by {}, to be final", payload.id, pod_of(&payload.way)),
+            || async { Ok(cluster.node(pod_of(&payload.way)).await?.read(&payload.id).await?.ok_or_else(|| "it is not".to_owned())) },
+        )
+        .await?;
+        known.push(Known { id: payload.id.clone(), place: stored.place, content: payload.content });
+    }
+    Ok(known)
 }
 
 /// kill -9 of two nodes, again as often as the kubelet starts them, until told to stop. Returns how often it killed.
@@ -120,10 +236,12 @@ async fn keep_dead(pods: Vec<String>, stop: Arc<AtomicBool>, count: Arc<AtomicU6
     Ok(())
 }
 
-/// kill -9 of two nodes of four.
+/// kill -9 of two nodes of four, the leader among them.
 pub async fn two_nodes(lab: &mut Lab) -> Result<String> {
     let cluster = lab.cluster.clone();
-    let victims: Vec<String> = followers(lab).await?.into_iter().take(2).collect();
+    let (_, leader) = check::leader(&cluster).await?;
+    let another = (0..4).rev().map(|ordinal| cluster.pod(ordinal)).find(|pod| *pod != leader).context("no follower")?;
+    let victims = [leader, another];
     let mut survivors = Vec::new();
     let mut uids = Vec::new();
     for pod in cluster.pods().await? {
@@ -181,13 +299,13 @@ pub async fn two_nodes(lab: &mut Lab) -> Result<String> {
     ))
 }
 
-type Pending = Vec<(String, Bytes)>;
+type TakenIn = Vec<(String, Bytes)>;
 
 /// What is so while two nodes are away: payloads that were taken in, the status, and how soon it said so.
-async fn outage(lab: &Lab, victims: &[String], survivors: &[SocketAddr], began: Instant) -> Result<(Pending, String, Duration)> {
+async fn outage(lab: &Lab, victims: &[String], survivors: &[SocketAddr], began: Instant) -> Result<(TakenIn, String, Duration)> {
     // What was on its way when the nodes died may still have been decided; what comes from now on cannot be.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut pending = Pending::new();
+    let mut pending = TakenIn::new();
     let mut told = None;
     let mut round = 0_usize;
     while began.elapsed() < OUTAGE || told.is_none() {

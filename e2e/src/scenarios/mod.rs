@@ -3,6 +3,7 @@
 //! The rule: a scenario asks the nodes and the API server themselves, from outside. What it cannot show on this
 //! Kubernetes (NetworkPolicies are not enforced on the local one) its line says.
 
+mod attacker;
 mod birth;
 mod check;
 mod diagnose;
@@ -10,9 +11,12 @@ mod faults;
 mod input;
 mod lab;
 mod operator;
+mod partition;
 mod payloads;
 mod refusals;
+pub mod soak;
 mod strangers;
+mod traffic;
 
 use crate::{
     figures::seconds,
@@ -47,13 +51,28 @@ enum Scenario {
     Input,
     Refusals,
     Follower,
+    Leader,
+    Partition,
     TwoNodes,
     Adopt,
     Operator,
+    Attacker,
 }
 
+/// Why a scenario cannot be played on this Kubernetes. It counts neither as passed nor as failed.
+#[derive(Debug)]
+struct Skipped(String);
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
+
 /// In the order in which they run: the shared cluster is left whole by each.
-const ALL: [Scenario; 10] = [
+const ALL: [Scenario; 13] = [
     Scenario::Install,
     Scenario::Payloads,
     Scenario::Latency,
@@ -61,9 +80,12 @@ const ALL: [Scenario; 10] = [
     Scenario::Input,
     Scenario::Refusals,
     Scenario::Follower,
+    Scenario::Leader,
+    Scenario::Partition,
     Scenario::TwoNodes,
     Scenario::Adopt,
     Scenario::Operator,
+    Scenario::Attacker,
 ];
 
 impl Scenario {
@@ -76,9 +98,12 @@ impl Scenario {
             Self::Input => "input",
             Self::Refusals => "refusals",
             Self::Follower => "follower",
+            Self::Leader => "leader",
+            Self::Partition => "partition",
             Self::TwoNodes => "two-nodes",
             Self::Adopt => "adopt",
             Self::Operator => "operator",
+            Self::Attacker => "attacker",
         }
     }
 
@@ -91,9 +116,16 @@ impl Scenario {
             Self::Input => "bad CretoClusters are refused with field and fix; edits by hand are put back",
             Self::Refusals => "bad payloads, and a storm beyond capacity: refused, bounded, nothing accepted is lost",
             Self::Follower => "a follower's pod deleted under load: payloads go on, it comes back as the same and catches up",
-            Self::TwoNodes => "kill -9 of two nodes: nothing is final meanwhile, the status names them, nothing is lost",
+            Self::Leader => "kill -9 of the leader under load: another one is elected, no acknowledged payload is lost",
+            Self::Partition => "the leader cut off from the others and let back: another one is elected, then one chain again",
+            Self::TwoNodes => {
+                "kill -9 of two nodes, the leader among them: nothing is final meanwhile, the status names them, nothing is lost"
+            }
             Self::Adopt => "the CretoCluster deleted and applied again: the same chain goes on",
             Self::Operator => "the operator killed at a random moment of ten creations: one genesis, one identity each",
+            Self::Attacker => {
+                "one of four nodes equivocates, withholds and lies: payloads go on, the evidence is verified, the status names it"
+            }
         }
     }
 
@@ -106,9 +138,12 @@ impl Scenario {
             Self::Input => input::refused(lab).await,
             Self::Refusals => refusals::bounded(lab).await,
             Self::Follower => faults::follower(lab).await,
+            Self::Leader => faults::leader(lab).await,
+            Self::Partition => faults::partition(lab).await,
             Self::TwoNodes => faults::two_nodes(lab).await,
             Self::Adopt => birth::adopt(lab).await,
             Self::Operator => operator::killed(lab).await,
+            Self::Attacker => attacker::tolerated(lab).await,
         }
     }
 
@@ -142,7 +177,7 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
     let chosen = |scenario: &Scenario| {
         *scenario == Scenario::Install || arguments.only.is_empty() || arguments.only.iter().any(|name| name == scenario.name())
     };
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for scenario in ALL.into_iter().filter(chosen) {
         let began = Instant::now();
         let result = tokio::select! {
@@ -162,6 +197,10 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
                 passed += 1;
                 println!("ok    {:<10} {took:>8}  {figures}", scenario.name());
             }
+            Err(error) if error.is::<Skipped>() => {
+                skipped += 1;
+                println!("skip  {:<10} {took:>8}  {error}", scenario.name());
+            }
             Err(error) => {
                 failed += 1;
                 println!("FAIL  {:<10} {took:>8}  {} - {error:#}", scenario.name(), scenario.about());
@@ -178,6 +217,9 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
         println!("left for looking at: namespaces {} and {}", lab.cluster.namespace, lab.installation.namespace);
     } else {
         lab.clean_up().await;
+    }
+    if skipped > 0 {
+        println!("{skipped} skipped");
     }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0)

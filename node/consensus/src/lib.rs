@@ -69,6 +69,6 @@ pub use quorum::{FaultModel, Quorum};
 pub use reconfig::{Change, Ready, Reconfig, SignedReconfig, Void};
 pub use state::{ChainState, Conduct, FULL_REPUTATION, Judged, Leaders};
 pub use validators::{Member, Parameters, Validators};
-pub use vertex::{CheckedVertex, Item, Link, MAX_BODY, MAX_ITEMS, Tip, Vertex, VertexError, VertexHeader};
+pub use vertex::{CheckedVertex, Item, Link, MAX_BODY, MAX_ITEMS, MAX_PAYLOADS, Tip, Vertex, VertexError, VertexHeader};
 pub use view::{Choice, NewView, Opening, Prepared, Proof, ViewChange, ViewChangeHead};
 pub use wire::{DecodeError, MAX_FRAME, decode, encode};

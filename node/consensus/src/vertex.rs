@@ -9,11 +9,19 @@ use crate::{
     mutants::mutant,
     payload::Payload,
     reconfig::SignedReconfig,
+    wire::encode,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
-/// The most bytes of payloads in one vertex.
+/// The most bytes of payloads and system items in one vertex.
 pub const MAX_BODY: usize = 256 * 1024;
+
+/// The most payloads in one vertex: a payload takes more memory than its bytes.
+pub const MAX_PAYLOADS: usize = 2_048;
+
+/// What a vertex takes in memory beside its bytes: for itself, and for each payload.
+const OVERHEAD: usize = 8 * 1024;
+const PAYLOAD_OVERHEAD: usize = 128;
 
 /// The most system items in one vertex.
 pub const MAX_ITEMS: usize = 4;
@@ -25,6 +33,11 @@ pub enum Item {
     Evidence(Box<Evidence>),
     /// The admin's order to change the validators.
     Reconfig(Box<SignedReconfig>),
+}
+
+/// The bytes that system items take in a vertex.
+pub(crate) fn items_bytes(items: &[Item]) -> usize {
+    if items.is_empty() { 0 } else { encode(&items).len() }
 }
 
 /// The hash of a vertex's system items.
@@ -189,7 +202,8 @@ impl CheckedVertex {
         }
         let key = author_key(header.author).ok_or(VertexError::Header)?;
         let bytes: usize = vertex.payloads.iter().map(Payload::encoded_len).sum();
-        if bytes > MAX_BODY
+        let fits = bytes + items_bytes(&vertex.items) <= MAX_BODY && vertex.payloads.len() <= MAX_PAYLOADS;
+        if !fits
             || bytes != header.payload_bytes as usize
             || !vertex.payloads.iter().all(Payload::has_valid_size)
             || vertex.items.len() > MAX_ITEMS
@@ -231,6 +245,13 @@ impl CheckedVertex {
     #[must_use]
     pub const fn tip(&self) -> Tip {
         Tip { height: self.vertex.header.height, id: self.id }
+    }
+
+    /// What it takes in memory, at the most.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let bytes = self.vertex.header.payload_bytes as usize + items_bytes(&self.vertex.items);
+        OVERHEAD + bytes + PAYLOAD_OVERHEAD * self.vertex.payloads.len()
     }
 
     /// The whole vertex.

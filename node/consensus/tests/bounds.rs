@@ -11,8 +11,8 @@ mod common;
 use common::{Check, Key, ballot, certificate, checkpoint, forged, genesis, hash, signed_head, tip, vote_by};
 use cretoai_consensus::{
     Certificate, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Engine, Epoch, Evidence, Hash, Height, Item, MAX_FRAME,
-    MAX_ITEMS, MAX_RECORDS, Message, NewView, NodeId, Payload, Phase, Prepared, Proof, Proposal, Recalled, Record, Sequence, Status, Tip,
-    Validators, View, ViewChange, ViewChangeHead, encode,
+    MAX_ITEMS, MAX_RECORDS, Message, NewView, NodeId, Payload, Phase, Prepared, Proof, Proposal, Record, Sequence, Status, Tip, Validators,
+    View, ViewChange, ViewChangeHead, encode,
     engine::{Config, Input, Limits, MAX_ADVANCE, Now, Recovered, Role, Sizes, Timing, Turn, ViolationKind},
 };
 use peak_alloc::PeakAlloc;
@@ -389,7 +389,7 @@ fn small_talk(target: &mut Target, rounds: u64) {
             target.send_frame(attacker, Message::FetchLane { author, above, up_to });
             target.send_frame(attacker, Message::FetchRecords { epoch: Epoch(0), from: Sequence(0) });
             target.send_frame(attacker, Message::Recall);
-            target.send_frame(attacker, Message::Recalled(Box::new(Recalled::default())));
+            target.send_frame(attacker, Message::Recalled(Box::default()));
         }
     }
     target.turn();

@@ -96,6 +96,9 @@ fn refused(what: &str, change: impl FnOnce(&mut NewView)) {
     assert_eq!(verify(&sealed(changed)), None, "{what}");
 }
 
+/// What is changed, and how.
+type Changed<T> = (&'static str, fn(&mut T));
+
 #[test]
 fn an_honest_new_view_is_believed_and_chooses_the_newest_prepared_digest() {
     let expected = Choice { executed: Sequence(8), chain_hash: hash("chain 8"), prepared: Some(claim(&prepared_in(2))) };
@@ -128,7 +131,7 @@ fn a_leader_cannot_choose_whose_word_counts() {
 
 #[test]
 fn a_leader_cannot_change_what_another_member_said() {
-    let changes: [(&str, fn(&mut ViewChangeHead)); 6] = [
+    let changes: [Changed<ViewChangeHead>; 6] = [
         ("what it executed", |h| h.executed = Sequence(7)),
         ("the chain hash", |h| h.chain_hash = hash("other")),
         ("that it prepared", |h| h.prepared = None),
@@ -356,7 +359,7 @@ fn a_checkpoint_certificate_is_the_word_of_a_quorum_for_every_field() {
     for nodes in [&[][..], &[0, 1], &[0, 0, 1], &[1, 0, 2], &[0, 1, 4], &[0, 1, 2, 3, 3]] {
         assert_eq!(verify(&checkpoint_certificate(chain_id(), &good.state, nodes)), Err(CertificateError::Voters), "{nodes:?}");
     }
-    let changes: [(&str, fn(&mut CheckpointState)); 5] = [
+    let changes: [Changed<CheckpointState>; 5] = [
         ("sequence", |s| s.sequence = Sequence(9)),
         ("chain hash", |s| s.chain_hash = hash("other")),
         ("tips", |s| s.tips[0] = tip(9, hash("other"))),

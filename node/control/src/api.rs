@@ -4,6 +4,10 @@
 //! |---|---|---|
 //! | `POST /v1/attest` | [`AttestRequest`] | [`Attestation`] |
 //! | `PUT /v1/genesis` | `SignedGenesis::encode`, application/octet-stream | 204; 409 if the volume holds another chain |
+//! | `PUT /v1/genesis?as=learner` | the same, for a node that the genesis does not name | 204 |
+//! | `PUT /v1/learners` | [`Learners`] | 204: from now on these may connect to this node and fetch |
+//! | `POST /v1/ready` | [`ReadyRequest`] | [`ReadyAnswer`]: the node's word for an order that brings its key in |
+//! | `POST /v1/reconfig` | an encoded `SignedReconfig`, application/octet-stream | 202; 409 and why it is void |
 //! | `GET /v1/status` | | [`NodeStatus`] |
 //!
 //! Every answer that is not 2xx is an [`ErrorBody`].
@@ -18,6 +22,14 @@ pub const CONTROL_ALPN: &[u8] = b"http/1.1";
 pub const ATTEST_PATH: &str = "/v1/attest";
 /// Gives a node the genesis.
 pub const GENESIS_PATH: &str = "/v1/genesis";
+/// Gives a learner the genesis.
+pub const LEARNER_GENESIS_PATH: &str = "/v1/genesis?as=learner";
+/// Names learners to a member.
+pub const LEARNERS_PATH: &str = "/v1/learners";
+/// Asks a learner for its READY.
+pub const READY_PATH: &str = "/v1/ready";
+/// Orders a change of the validators.
+pub const RECONFIG_PATH: &str = "/v1/reconfig";
 /// Asks a node how it is.
 pub const STATUS_PATH: &str = "/v1/status";
 /// The largest body that port 9000 takes, and that a client takes as an answer. A genesis of 31 members has 230 KiB.
@@ -29,6 +41,36 @@ pub const MAX_BODY: usize = 1 << 20;
 pub struct AttestRequest {
     /// 32 random bytes in hexadecimal.
     pub nonce: String,
+}
+
+/// Who may connect to a member without being one. It is forgotten when the node stops, and added to what is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Learners {
+    /// ML-DSA-87 public keys, base64; at most 31.
+    pub keys: Vec<String>,
+}
+
+/// Asks a learner to sign that it follows the chain and holds the key which a change brings in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReadyRequest {
+    /// The epoch that the change ends.
+    pub epoch: u64,
+    /// Base64 of the encoded `Change`.
+    pub change: String,
+}
+
+/// What belongs into the order: `Reconfig::ready` and `SignedReconfig::new_key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyAnswer {
+    /// A recent sequence that 64 divides.
+    pub sequence: u64,
+    /// The chain hash there, 64 hex digits.
+    pub chain_hash: String,
+    /// Base64 signature over `Reconfig::possession_message`.
+    pub signature: String,
 }
 
 /// A node's answer to [`AttestRequest`].
@@ -149,8 +191,12 @@ pub enum Role {
     Waiting,
     /// It follows the chain without a vote.
     Learner,
+    /// A member that has started and asks the others what it signed before: it does not vote yet.
+    Checking,
     /// It votes.
     Validator,
+    /// A member whose volume was restored from an older copy: it never votes again with its key, and is to be replaced.
+    Stale,
 }
 
 /// A node's account of itself. One node's word: chain facts need agreeing words of `w` nodes.
@@ -171,6 +217,12 @@ pub struct NodeStatus {
     pub epoch: u64,
     /// The view that it is in.
     pub view: u64,
+    /// Whether that view has begun. If not, a change of the leader is going on.
+    #[serde(default)]
+    pub active: bool,
+    /// The view that it is in or ready to go to. Above `view`, it suspects the leader.
+    #[serde(default)]
+    pub want: u64,
     /// The name of that view's leader.
     pub leader: Option<String>,
     /// The newest sequence that it executed; 0 is the genesis.
@@ -179,8 +231,17 @@ pub struct NodeStatus {
     pub chain_hash: String,
     /// The commit time of that sequence, Unix milliseconds.
     pub time_ms: u64,
+    /// The sequence of its stable checkpoint.
+    #[serde(default)]
+    pub stable: u64,
     /// The counts of the current epoch.
     pub quorum: Option<QuorumStatus>,
+    /// The members of the epoch with what the chain knows of them, in order of their ids.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+    /// The names of the members against whom evidence counted.
+    #[serde(default)]
+    pub suspected: Vec<String>,
     /// The other members, as this node sees them.
     pub peers: Vec<PeerStatus>,
     /// The newest records, newest last, at most 64, so that nodes at slightly different sequences can be compared.
@@ -207,6 +268,22 @@ pub struct QuorumStatus {
     pub fault_tolerance: u32,
 }
 
+/// A member as the chain knows it: equal on all nodes at the same sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub node_id: u32,
+    /// BLAKE3 of its public key, 64 hex digits.
+    pub key_fingerprint: String,
+    /// 10 without a violation, one less for each, not below 0.
+    pub reputation: u32,
+    /// Whether its lane and its turns to lead are passed over.
+    pub banned: bool,
+}
+
 /// A member as another node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -229,6 +306,62 @@ pub struct RecentRecord {
     pub sequence: u64,
     /// Its chain hash, 64 hex digits.
     pub chain_hash: String,
+}
+
+/// `GET /v1/evidence?from=number` on the client port: what the chain counted against its validators, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceList {
+    /// The chain id, 64 hex digits.
+    pub chain_id: String,
+    /// How many there are in all.
+    pub total: u64,
+    /// At most 64.
+    pub items: Vec<EvidenceItem>,
+    /// The number to go on `from`, if there are more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<u64>,
+}
+
+/// `GET /v1/evidence/{number}`: one proof that a validator broke a rule. It needs nothing else to be verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceItem {
+    /// The chain id, 64 hex digits.
+    pub chain_id: String,
+    /// Its place among all that counted, from 0. Equal on all nodes.
+    pub number: u64,
+    /// The sequence at which it counted.
+    pub sequence: u64,
+    /// The epoch in which it was done.
+    pub epoch: u64,
+    /// Who did it.
+    pub accused: Accused,
+    /// What was done: a fixed word.
+    pub kind: String,
+    /// Of votes: their view.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub view: Option<u64>,
+    /// Of votes: their sequence.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub voted_sequence: Option<u64>,
+    /// Of vertices: their height.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub height: Option<u64>,
+    /// The two signed objects: base64 of the canonical encoding of `Evidence`.
+    pub evidence: String,
+}
+
+/// A validator as it was in the epoch of an offence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Accused {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Its ML-DSA-87 public key, hexadecimal.
+    pub key: String,
 }
 
 /// Every answer that is not a success, on every port.

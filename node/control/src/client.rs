@@ -5,12 +5,14 @@
 
 use crate::{
     api::{
-        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody, GENESIS_PATH, MAX_BODY, NodeStatus, STATUS_PATH,
+        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody, GENESIS_PATH, LEARNER_GENESIS_PATH,
+        LEARNERS_PATH, Learners, MAX_BODY, NodeStatus, READY_PATH, RECONFIG_PATH, ReadyAnswer, ReadyRequest, STATUS_PATH, decode_base64,
+        encode_base64,
     },
     keys::{MlDsa87, SecretKey},
     tls::{self, Expect, TlsError},
 };
-use cretoai_consensus::{PublicKey, SignedGenesis};
+use cretoai_consensus::{Change, Epoch, PublicKey, Ready, Sequence, Signature, SignedGenesis, SignedReconfig, encode};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -120,6 +122,69 @@ impl ControlClient {
         let expect = Expect::Key(expect.clone());
         let body = genesis.encode();
         self.call(address, expect, Method::PUT, GENESIS_PATH, "application/octet-stream", body).await?;
+        Ok(())
+    }
+
+    /// Gives the genesis to a node that it does not name, which will follow the chain.
+    ///
+    /// # Errors
+    /// As [`Self::put_genesis`].
+    pub async fn put_genesis_to_learner(
+        &self,
+        address: SocketAddr,
+        expect: &PublicKey,
+        genesis: &SignedGenesis,
+    ) -> Result<(), ControlError> {
+        let expect = Expect::Key(expect.clone());
+        let body = genesis.encode();
+        self.call(address, expect, Method::PUT, LEARNER_GENESIS_PATH, "application/octet-stream", body).await?;
+        Ok(())
+    }
+
+    /// Lets the holders of `keys` connect to the node and fetch, until it stops.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn admit_learners(&self, address: SocketAddr, expect: &PublicKey, keys: &[PublicKey]) -> Result<(), ControlError> {
+        let expect = Expect::Key(expect.clone());
+        let learners = Learners { keys: keys.iter().map(|key| encode_base64(key.as_bytes())).collect() };
+        let body = serde_json::to_vec(&learners).map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
+        self.call(address, expect, Method::PUT, LEARNERS_PATH, "application/json", body).await?;
+        Ok(())
+    }
+
+    /// Asks a learner for what an order must hold that makes it a validator: what it knows of the chain, and its
+    /// signature over that and the change.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] with status 409 if it is in another epoch or the change is not of its key; the others.
+    pub async fn ready(
+        &self,
+        address: SocketAddr,
+        expect: &PublicKey,
+        epoch: Epoch,
+        change: &Change,
+    ) -> Result<(Ready, Signature), ControlError> {
+        let question = ReadyRequest { epoch: epoch.0, change: encode_base64(&encode(change)) };
+        let body = serde_json::to_vec(&question).map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
+        let call = self.call(address, Expect::Key(expect.clone()), Method::POST, READY_PATH, "application/json", body);
+        let (_, answer) = call.await?;
+        let answer: ReadyAnswer = read_json(address, &answer)?;
+        let chain_hash = answer.chain_hash.parse().ok();
+        let signature = decode_base64(&answer.signature).and_then(|bytes| Signature::from_slice(&bytes));
+        match (chain_hash, signature) {
+            (Some(chain_hash), Some(signature)) => Ok((Ready { sequence: Sequence(answer.sequence), chain_hash }, signature)),
+            _ => Err(ControlError::Http { address, reason: "the answer is no READY".into() }),
+        }
+    }
+
+    /// Hands in an order. It takes effect when a decision executes it; the epoch in the status shows that.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] with status 409 if it is void as far as the node knows; the others.
+    pub async fn reconfigure(&self, address: SocketAddr, expect: &PublicKey, order: &SignedReconfig) -> Result<(), ControlError> {
+        let expect = Expect::Key(expect.clone());
+        self.call(address, expect, Method::POST, RECONFIG_PATH, "application/octet-stream", encode(order)).await?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, PublicKey, SignedGenesis};
+use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
 use cretoai_control::{
     api::{
         ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody, ErrorDetail, GENESIS_PATH, attest_message,
@@ -97,6 +97,7 @@ async fn an_honest_node_is_believed_and_its_refusals_are_told() {
         admin_key: admin.public_key().clone(),
         members: vec![GenesisMember { name: "prod-0".into(), key: public.clone(), proof }],
         fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
         created_ms: 1,
     };
     let signature = admin.sign(&genesis.signing_message());

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `POST /v1/payloads?wait=ms` | 200 with the outcome, or 202 when it is not final within `wait` |
 //! | `GET /v1/payloads/{id}` | the bytes, with their place in headers; JSON with `Accept: application/json`; 202 while pending |
+//! | `GET /v1/evidence?from=number` | what the chain counted against its validators, at most 64 a page |
+//! | `GET /v1/evidence/{number}` | one of them, as a file for `cretoai-node verify evidence` |
 //! | `GET /v1/status` | `NodeStatus` |
 
 use super::{
@@ -20,7 +22,7 @@ use axum::{
     routing::{get, post},
 };
 use cretoai_consensus::{Hash, MAX_PAYLOAD_DATA, Payload};
-use cretoai_control::api::NodeStatus;
+use cretoai_control::api::{EvidenceItem, EvidenceList, NodeStatus};
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -28,7 +30,9 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-const PATHS: &str = "POST /v1/payloads, GET /v1/payloads/{id} and GET /v1/status";
+const PATHS: &str = "POST /v1/payloads, GET /v1/payloads/{id}, GET /v1/evidence, GET /v1/evidence/{number} and GET /v1/status";
+/// Evidence in one answer: about 13 KiB each.
+const EVIDENCE_PAGE: usize = 64;
 /// The longest that a request waits for an outcome.
 pub const MAX_WAIT_MS: u64 = 60_000;
 /// KiB of bodies that are being received at one time, all clients together.
@@ -49,6 +53,8 @@ pub fn router(front: Arc<Front>, default_wait_ms: u64) -> Router {
     Router::new()
         .route("/v1/payloads", post(submit))
         .route("/v1/payloads/{id}", get(look_up))
+        .route("/v1/evidence", get(list_evidence))
+        .route("/v1/evidence/{number}", get(one_evidence))
         .route("/v1/status", get(status))
         .fallback(async || ApiError::no_such_path(PATHS))
         .method_not_allowed_fallback(async || ApiError::wrong_method(PATHS))
@@ -147,6 +153,37 @@ async fn look_up(State(api): State<Arc<Api>>, Path(id): Path<String>, headers: H
             Ok((head, payload.data).into_response())
         }
     }
+}
+
+/// Evidence from the store, off the threads that serve.
+async fn evidence(api: &Api, first: usize, count: usize) -> Result<EvidenceList, ApiError> {
+    let ledger = api.ledger()?.clone();
+    let found = tokio::task::spawn_blocking(move || ledger.evidence(first, count)).await;
+    let found = found.map_err(|e| ApiError::internal(format!("reading the evidence failed: {e}")))?;
+    found.map_err(|e| ApiError::internal(format!("the ledger cannot be read: {e}")))
+}
+
+fn number(text: &str, field: &'static str) -> Result<usize, ApiError> {
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(40).collect();
+        let message = format!("{shown:?} is not the number of an evidence; GET /v1/evidence lists them from 0 on");
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_parameter", message).field(field)
+    })
+}
+
+async fn list_evidence(State(api): State<Arc<Api>>, Query(query): Query<HashMap<String, String>>) -> Result<Json<EvidenceList>, ApiError> {
+    let first = query.get("from").map_or(Ok(0), |text| number(text, "from"))?;
+    Ok(Json(evidence(&api, first, EVIDENCE_PAGE).await?))
+}
+
+async fn one_evidence(State(api): State<Arc<Api>>, Path(text): Path<String>) -> Result<Json<EvidenceItem>, ApiError> {
+    let number = number(&text, "number")?;
+    let list = evidence(&api, number, 1).await?;
+    let total = list.total;
+    list.items.into_iter().next().map(Json).ok_or_else(|| {
+        let message = format!("there is no evidence {number}; the chain counted {total} in all");
+        ApiError::new(StatusCode::NOT_FOUND, "unknown_evidence", message).field("number")
+    })
 }
 
 async fn status(State(api): State<Arc<Api>>) -> Json<NodeStatus> {

@@ -16,7 +16,11 @@ use std::{
 use tokio::sync::watch;
 
 /// The version that this node reports.
+#[cfg(not(feature = "byzantine"))]
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of a build that can attack, so that nobody takes it for a node.
+#[cfg(feature = "byzantine")]
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-BYZANTINE-ATTACKS-ITS-CLUSTER-FOR-TESTS-ONLY");
 
 /// Who this node is, as its pod template and its volume say.
 #[derive(Clone)]
@@ -72,7 +76,9 @@ pub enum OfferError {
     #[error("this genesis is not valid: {0}")]
     Invalid(#[from] GenesisError),
     /// This node is not in it.
-    #[error("this genesis does not name validator {name} with key {fingerprint}; attest this pod again and put its key into the genesis")]
+    #[error(
+        "this genesis does not name validator {name} with key {fingerprint}; attest this pod again and put its key into the genesis, or offer it with as=learner"
+    )]
     NotAMember {
         /// This node's name.
         name: String,
@@ -116,11 +122,12 @@ impl Front {
         if arrived.wait_for(|arrived| *arrived).await.is_err() {}
     }
 
-    /// Checks an offered genesis and writes it. Blocks: signatures are verified and the disk is written.
+    /// Checks an offered genesis and writes it. Unless it is to be a learner, the genesis must name this node. Blocks:
+    /// signatures are verified and the disk is written.
     ///
     /// # Errors
     /// [`OfferError`].
-    pub fn offer_genesis(&self, signed: SignedGenesis) -> Result<(), OfferError> {
+    pub fn offer_genesis(&self, signed: SignedGenesis, learner: bool) -> Result<(), OfferError> {
         let genesis = &signed.genesis;
         let who = &self.identification;
         let offered = genesis.admin_key.fingerprint();
@@ -135,7 +142,7 @@ impl Front {
             });
         }
         signed.verify(&MlDsa87)?;
-        if self.own_id(&signed).is_none() {
+        if !learner && self.own_id(&signed).is_none() {
             return Err(OfferError::NotAMember { name: who.name.clone(), fingerprint: self.key.public_key().fingerprint() });
         }
         self.birth.accept_genesis(signed)?;
@@ -168,11 +175,16 @@ impl Front {
             chain_id: chain_id.map(|id| id.to_string()),
             epoch: 0,
             view: 0,
+            active: false,
+            want: 0,
             leader: None,
             sequence: 0,
             chain_hash: chain_id.unwrap_or(Hash::ZERO).to_string(),
             time_ms: 0,
+            stable: 0,
             quorum: None,
+            members: vec![],
+            suspected: vec![],
             peers: vec![],
             recent: vec![],
             finality_p99_ms: None,

@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use cretoai_consensus::{
-    Message, NodeId, Payload, encode,
+    Message, NodeId, Payload, SignedReconfig, encode,
     engine::{Engine, Input, Now, Recipient, Turn, Violation, ViolationKind},
 };
 use std::{
@@ -22,9 +22,16 @@ const MAX_EVENTS: usize = 512;
 
 /// What the engine's thread waits for.
 pub(super) enum Event {
-    Message { from: NodeId, message: Message, _budget: Budget },
+    Message {
+        from: NodeId,
+        message: Message,
+        _budget: Budget,
+    },
     Connected(NodeId),
     Submit(Payload),
+    Reconfigure(Box<SignedReconfig>),
+    /// Another node should lead.
+    Resign,
     Stop,
 }
 
@@ -35,6 +42,8 @@ pub(super) struct EngineThread {
     transport: Arc<Transport>,
     node: Arc<Node>,
     began: Instant,
+    #[cfg(feature = "byzantine")]
+    attack: Option<Arc<crate::byzantine::Attack>>,
 }
 
 impl EngineThread {
@@ -45,7 +54,22 @@ impl EngineThread {
         transport: Arc<Transport>,
         node: Arc<Node>,
     ) -> Self {
-        Self { engine, events, storage, transport, node, began: Instant::now() }
+        Self {
+            engine,
+            events,
+            storage,
+            transport,
+            node,
+            began: Instant::now(),
+            #[cfg(feature = "byzantine")]
+            attack: None,
+        }
+    }
+
+    /// Makes what leaves this node an attack.
+    #[cfg(feature = "byzantine")]
+    pub(super) fn attacking(self, attack: Option<Arc<crate::byzantine::Attack>>) -> Self {
+        Self { attack, ..self }
     }
 
     pub(super) fn spawn(self) -> io::Result<JoinHandle<()>> {
@@ -95,12 +119,14 @@ impl EngineThread {
         let input = match event {
             Event::Message { from, message, _budget } => {
                 if let Message::Status(status) = &message {
-                    self.node.heard(from, status.executed);
+                    self.node.heard(from, status);
                 }
                 Input::Message { from, message }
             }
             Event::Connected(peer) => Input::Connected(peer),
             Event::Submit(payload) => Input::Submit(payload),
+            Event::Reconfigure(order) => Input::Reconfigure(order),
+            Event::Resign => Input::Resign,
             Event::Stop => return false,
         };
         self.engine.handle(now, input);
@@ -118,12 +144,22 @@ impl EngineThread {
             stop_for_safety(&error.to_string());
         }
         for (to, message) in &turn.sends {
+            #[cfg(feature = "byzantine")]
+            if let Some(attack) = &self.attack {
+                self.send_attack(attack, *to, message);
+                continue;
+            }
             let class = message.urgency().into();
             let frame = Bytes::from(encode(message));
             match to {
                 Recipient::All => self.transport.broadcast(class, frame),
                 Recipient::One(peer) => self.transport.send(*peer, class, frame),
             }
+        }
+        // Only now: what ends the old epoch was for its members.
+        if let Some(validators) = &turn.opened {
+            tracing::info!(epoch = validators.epoch.0, members = validators.members.len(), "an epoch begins");
+            self.transport.set_members(&validators.members);
         }
         for Violation { node, kind } in &turn.violations {
             let kind = match kind {
@@ -134,5 +170,20 @@ impl EngineThread {
             self.node.count_violation(*node, kind);
         }
         self.node.turned(&self.engine, turn);
+    }
+
+    #[cfg(feature = "byzantine")]
+    fn send_attack(&self, attack: &crate::byzantine::Attack, to: Recipient, message: &Message) {
+        let validators = self.engine.validators();
+        let recipients = match to {
+            Recipient::All => validators.ids().collect(),
+            Recipient::One(peer) => vec![peer],
+        };
+        let own = self.node.own_id();
+        for peer in recipients.into_iter().filter(|peer| Some(*peer) != own) {
+            for message in attack.tamper(validators, peer, message) {
+                self.transport.send(peer, message.urgency().into(), Bytes::from(encode(&message)));
+            }
+        }
     }
 }

@@ -4,19 +4,24 @@ use super::{
     Later,
     birth::Store,
     engine_thread::Event,
-    status::{Identity, Snapshot},
+    status::{Identity, Snapshot, unix_ms},
 };
 use crate::{
     config::Config,
+    evidence,
     handle::{Ledger, Lookup, Place, SubmitError, SubmitTicket},
     metrics::Metrics,
+    storage::StorageError,
     transport::Transport,
 };
 use cretoai_consensus::{
-    Genesis, Hash, NodeId, Payload, Sequence,
-    engine::{Engine, Execution, Turn},
+    ChainState, Epoch, Genesis, Hash, NodeId, Payload, PublicKey, Ready, Sequence, SignedReconfig, Status, Validators,
+    engine::{Engine, Execution, Role, Turn, Write},
 };
-use cretoai_control::{api::NodeStatus, keys::SecretKey};
+use cretoai_control::{
+    api::{EvidenceList, NodeStatus},
+    keys::{MlDsa87, SecretKey},
+};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
@@ -32,22 +37,21 @@ const MAX_PENDING: usize = 65_536;
 /// How many clients may wait for one payload.
 const MAX_WAITING: usize = 64;
 
+/// How long a leader that stops waits for another one to lead.
+const RESIGN_LIMIT: Duration = Duration::from_secs(1);
+
 /// A running node.
 pub struct Node {
     identity: Identity,
+    genesis: Genesis,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     max_pending_vertices: usize,
-    back: Option<Back>,
-    pending: Mutex<Pending>,
-    snapshot: Mutex<Snapshot>,
-}
-
-/// What only a validator has.
-struct Back {
     transport: Arc<Transport>,
     events: mpsc::Sender<Event>,
     thread: Later<Mutex<Option<JoinHandle<()>>>>,
+    pending: Mutex<Pending>,
+    snapshot: Mutex<Snapshot>,
 }
 
 #[derive(Default)]
@@ -75,16 +79,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Node {
-    pub(super) fn learner(config: &Config, key: &SecretKey, genesis: &Genesis, store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self::new(config, key, genesis, None, store, metrics))
-    }
-
     #[allow(clippy::too_many_arguments, reason = "the parts of a node, each once")]
-    pub(super) fn validator(
+    pub(super) fn new(
         config: &Config,
         key: &SecretKey,
-        genesis: &Genesis,
-        own: NodeId,
+        genesis: Genesis,
         store: Arc<Store>,
         metrics: Arc<Metrics>,
         transport: Arc<Transport>,
@@ -92,53 +91,68 @@ impl Node {
         engine: &Engine,
         recent: Vec<(Sequence, Hash)>,
     ) -> Arc<Self> {
-        let mut node = Self::new(config, key, genesis, Some(own), store, metrics);
-        node.back = Some(Back { transport, events, thread: Later::new() });
-        let mut snapshot = lock(&node.snapshot);
-        snapshot.take(engine);
+        let key = key.public_key().clone();
+        let mut snapshot = Snapshot::of(engine, &key);
         snapshot.recent = recent.into();
-        drop(snapshot);
-        Arc::new(node)
-    }
-
-    fn new(config: &Config, key: &SecretKey, genesis: &Genesis, own: Option<NodeId>, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
-        Self {
-            identity: Identity::new(config.node.id.clone(), key.public_key().fingerprint(), own, genesis),
+        metrics.show_reputation(snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)));
+        Arc::new(Self {
+            identity: Identity { name: config.node.id.clone(), key, chain_id: genesis.chain_id() },
+            genesis,
             store,
             metrics,
             max_pending_vertices: usize::try_from(config.consensus.max_pending_vertices).unwrap_or(usize::MAX),
-            back: None,
+            transport,
+            events,
+            thread: Later::new(),
             pending: Mutex::default(),
-            snapshot: Mutex::new(Snapshot::new(genesis)),
-        }
+            snapshot: Mutex::new(snapshot),
+        })
     }
 
     pub(super) fn runs_on(&self, thread: JoinHandle<()>) {
-        if let Some(back) = &self.back {
-            back.thread.get_or_init(|| Mutex::new(Some(thread)));
-        }
+        self.thread.get_or_init(|| Mutex::new(Some(thread)));
     }
 
-    /// Stops the engine after the turn that it is in, then closes the transport.
+    /// Hands the leadership over, stops the engine after the turn that it is in, then closes the transport.
     pub(super) async fn stop(&self) {
-        let Some(back) = &self.back else { return };
-        if back.events.send(Event::Stop).is_err() {
+        self.resign().await;
+        if self.events.send(Event::Stop).is_err() {
             tracing::debug!("the engine has stopped already");
         }
-        let thread = back.thread.get().and_then(|thread| lock(thread).take());
+        let thread = self.thread.get().and_then(|thread| lock(thread).take());
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join());
             if tokio::time::timeout(Duration::from_secs(3), joined).await.is_err() {
                 tracing::warn!("the engine's last turn takes more than 3 s");
             }
         }
-        back.transport.shutdown().await;
+        self.transport.shutdown().await;
+    }
+
+    /// If this node leads others, waits a moment until one of them does: nobody has to wait for a timeout.
+    async fn resign(&self) {
+        let leads = || {
+            let snapshot = lock(&self.snapshot);
+            snapshot.validators.members.len() > 1 && snapshot.own == Some(snapshot.leader)
+        };
+        if !leads() || self.events.send(Event::Resign).is_err() {
+            return;
+        }
+        let handed_over = async {
+            while leads() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(RESIGN_LIMIT, handed_over).await {
+            Ok(()) => tracing::info!("another validator leads"),
+            Err(_) => tracing::warn!("no other validator leads after {} ms: they will notice", RESIGN_LIMIT.as_millis()),
+        }
     }
 
     // ---- what the engine's thread reports
 
     pub(super) fn count_violation(&self, node: NodeId, kind: &'static str) {
-        self.metrics.byzantine_violations.with_label_values(&[&node.0.to_string(), kind]).inc();
+        self.metrics.violation(node, kind);
         // The counter is what to watch: a log line for each would let a member write logs at line rate.
         tracing::debug!(node = node.0, kind, "a peer broke a rule");
     }
@@ -157,30 +171,60 @@ impl Node {
             }
         }
         let mut snapshot = lock(&self.snapshot);
-        snapshot.take(engine);
+        let judged = snapshot.take(engine, &self.identity.key);
         for execution in &turn.executions {
             snapshot.executed(execution.record.proposal.sequence, execution.chain_hash);
         }
         for seconds in finality {
             snapshot.measured(seconds * 1000.0);
         }
-        let participating = snapshot.participating(&self.identity);
+        self.metrics.quorum_participating.set(snapshot.participating() as i64);
+        if let Some(offset) = snapshot.clock_offset_ms() {
+            self.metrics.clock_offset_milliseconds.set(offset);
+        }
+        if judged {
+            self.metrics.show_reputation(snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)));
+        }
         drop(snapshot);
-        self.metrics.sequence.set(i64::try_from(engine.executed().0).unwrap_or(i64::MAX));
-        self.metrics.view.set(i64::try_from(engine.view().0).unwrap_or(i64::MAX));
-        self.metrics.quorum_participating.set(participating as i64);
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.epoch.set(number(engine.epoch().0));
+        self.metrics.sequence.set(number(engine.executed().0));
+        self.metrics.stable_sequence.set(number(engine.stable().0));
+        self.metrics.view.set(number(engine.view().0));
+        self.metrics.view_active.set(i64::from(engine.is_active()));
+        let entered = turn.writes.iter().filter(|write| matches!(write, Write::ViewChange(_))).count();
+        self.metrics.view_changes.inc_by(entered as u64);
+        self.metrics.sizes.show(&engine.sizes());
         self.metrics.pending_payload_bytes.set(lock(&self.pending).bytes as i64);
     }
 
-    /// Notes that a member was heard, with the sequence that it reported.
-    pub(super) fn heard(&self, from: NodeId, executed: Sequence) {
-        if let Some(peer) = lock(&self.snapshot).peers.get_mut(from.lane()) {
-            *peer = Some((executed, Instant::now()));
-        }
+    /// Notes that a member was heard, with what it reported.
+    pub(super) fn heard(&self, from: NodeId, status: &Status) {
+        lock(&self.snapshot).heard(from, status);
+    }
+
+    /// This node's id, if it is a member.
+    #[cfg(feature = "byzantine")]
+    pub(super) fn own_id(&self) -> Option<NodeId> {
+        lock(&self.snapshot).own
+    }
+
+    /// The newest state with its validators, from the store.
+    fn newest(&self) -> Result<(ChainState, Validators), String> {
+        let storage = self.store.storage();
+        let state = storage.state(&self.genesis).map_err(|error| error.to_string())?;
+        let validators = storage.validators(&self.genesis, state.epoch).map_err(|error| error.to_string())?;
+        let missing = || format!("the validators of epoch {} are missing", state.epoch);
+        validators.ok_or_else(missing).map(|validators| (state, validators))
     }
 
     fn answer(&self, execution: &Execution, finality: &mut Vec<f64>) {
         self.metrics.vertices_finalized.inc_by(execution.vertices.len() as u64);
+        for (offence, _) in &execution.evidence {
+            let (accused, kind) = (offence.accused, offence.kind.label());
+            self.metrics.evidence(accused, kind);
+            tracing::warn!(node = accused.0, kind, sequence = execution.record.proposal.sequence.0, "evidence counted against a validator");
+        }
         let proposal = &execution.record.proposal;
         let mut pending = lock(&self.pending);
         let payloads = execution.vertices.iter().flat_map(|(vertex, outcomes)| vertex.payloads().zip(outcomes));
@@ -209,13 +253,15 @@ impl Node {
 
 impl Ledger for Node {
     fn submit(&self, payload: Payload) -> Result<SubmitTicket, SubmitError> {
-        let Some(back) = &self.back else {
-            let why = lock(&self.snapshot).hindrance(&self.identity);
-            return Err(SubmitError::NotReady(why.unwrap_or_default()));
-        };
         let id = payload.id(self.identity.chain_id);
         let bytes = payload.encoded_len();
-        let undecided = lock(&self.snapshot).sizes.undecided_vertices;
+        let snapshot = lock(&self.snapshot);
+        if matches!(snapshot.role, Role::Learner | Role::Stale) {
+            // It seals nothing; and what it took in would wait for ever.
+            return Err(SubmitError::NotReady(snapshot.hindrance(&self.identity).unwrap_or_default()));
+        }
+        let undecided = snapshot.sizes.undecided_vertices;
+        drop(snapshot);
         let (sender, outcome) = oneshot::channel();
         let mut pending = lock(&self.pending);
         let full = SubmitError::Full { retry_after_ms: 1_000 };
@@ -232,7 +278,7 @@ impl Ledger for Node {
         }
         pending.bytes += bytes;
         pending.payloads.insert(id, Waiting { since: Instant::now(), bytes, clients: vec![sender] });
-        if back.events.send(Event::Submit(payload)).is_err() {
+        if self.events.send(Event::Submit(payload)).is_err() {
             pending.remove(&id);
             return Err(SubmitError::NotReady("the node is shutting down; send the payload to another one".to_owned()));
         }
@@ -246,7 +292,7 @@ impl Ledger for Node {
             let payload = storage.payload(&location)?;
             Ok(storage.finalized(location.sequence)?.map(|finalized| (location, finalized, payload)))
         };
-        let found = found().map_err(|error: crate::storage::StorageError| error.to_string())?;
+        let found = found().map_err(|error: StorageError| error.to_string())?;
         if let Some((location, finalized, payload)) = found {
             let place = Place {
                 sequence: location.sequence,
@@ -260,8 +306,49 @@ impl Ledger for Node {
         Ok(lock(&self.pending).payloads.contains_key(id).then_some(Lookup::Pending))
     }
 
+    fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String> {
+        let storage = self.store.storage();
+        let found = || -> Result<EvidenceList, StorageError> {
+            let (counted, total) = storage.evidence(first, count)?;
+            let mut items = Vec::with_capacity(counted.len());
+            for (number, counted) in (first..).zip(&counted) {
+                // Whoever was judged was a member then, and the validators of every epoch are kept.
+                let validators = storage.validators(&self.genesis, counted.offence.epoch)?;
+                let member = validators.as_ref().and_then(|validators| validators.member(counted.offence.accused));
+                items.extend(member.map(|member| evidence::item(self.identity.chain_id, number, counted, member)));
+            }
+            let end = first.saturating_add(counted.len());
+            let next = (end < total).then_some(end as u64);
+            Ok(EvidenceList { chain_id: self.identity.chain_id.to_string(), total: total as u64, items, next })
+        };
+        found().map_err(|error| error.to_string())
+    }
+
+    fn reconfigure(&self, order: SignedReconfig) -> Result<(), String> {
+        let (state, validators) = self.newest()?;
+        if state.successor.is_some() {
+            return Err(format!("epoch {} has just ended; look again which one there is", state.epoch));
+        }
+        // The next decision's time is about now, however long ago the newest one was.
+        let time_ms = state.time_ms.max(unix_ms());
+        if let Err(void) = order.apply(self.identity.chain_id, &validators, &state, time_ms, &MlDsa87) {
+            return Err(format!("in epoch {}, at sequence {}: {void}", state.epoch, state.sequence));
+        }
+        self.events.send(Event::Reconfigure(Box::new(order))).map_err(|_| "the node is shutting down; send it to another one".to_owned())
+    }
+
+    fn knows(&self) -> Result<(Epoch, Ready), String> {
+        let (state, _) = self.newest()?;
+        let newest = state.known.back().copied().ok_or_else(|| "the state names no sequence".to_owned());
+        newest.map(|(sequence, chain_hash)| (state.epoch, Ready { sequence, chain_hash }))
+    }
+
+    fn admit_learners(&self, keys: Vec<PublicKey>) {
+        self.transport.admit(keys);
+    }
+
     fn status(&self) -> NodeStatus {
-        let connected = self.back.as_ref().map(|back| back.transport.connected()).unwrap_or_default();
+        let connected = self.transport.connected();
         // Sorting and printing are not for the engine's thread to wait for.
         let snapshot = lock(&self.snapshot).clone();
         snapshot.status(&self.identity, &connected)

@@ -20,11 +20,14 @@ use crate::{
     handle::Runtime,
     metrics::Metrics,
     storage::{Storage, StorageOptions},
-    transport::{Inbound, Transport},
+    transport::{Inbound, Transport, is_guest},
 };
 use anyhow::Context;
 use birth::Store;
-use cretoai_consensus::{Message, NodeId, SignedGenesis, decode, engine::Engine};
+use cretoai_consensus::{
+    Message, SignedGenesis, decode,
+    engine::{self, Engine},
+};
 use cretoai_control::keys::{MlDsa87, SecretKey};
 use engine_thread::{EngineThread, Event};
 use ledger::Node;
@@ -58,24 +61,21 @@ impl Runtime for Creto {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Arc<Node>> {
         let genesis = genesis.genesis;
-        let quorum = genesis.quorum();
-        config.check_quorum(quorum, genesis.fault_model)?;
-        let members = genesis.members();
-        let own = members.iter().find(|m| m.key == *key.public_key()).map(|m| m.id);
-        let Some(own) = own else {
-            // A learner in this version follows nothing: it has no channel to members before a reconfiguration names it.
-            return Ok(Node::learner(config, key, &genesis, store, metrics));
-        };
         let storage = store.storage();
         let recovered = tokio::task::spawn_blocking({
             let (storage, genesis) = (Arc::clone(&storage), genesis.clone());
             move || storage.recover(&genesis)
         })
         .await??;
+        let validators = Arc::clone(&recovered.validators);
+        config.check_quorum(validators.quorum(), validators.fault_model)?;
         tracing::info!(
-            chain_id = %genesis.chain_id(), node_id = own.0, sequence = recovered.executed.0, chain_hash = %recovered.chain_hash,
-            undecided = recovered.undecided.len(), "recovered"
+            chain_id = %genesis.chain_id(), epoch = validators.epoch.0, sequence = recovered.state.sequence.0,
+            chain_hash = %recovered.state.chain_hash, undecided = recovered.undecided.len(), stale = recovered.stale, "recovered"
         );
+        for counted in storage.evidence(0, usize::MAX)?.0 {
+            metrics.evidence(counted.offence.accused, counted.offence.kind.label());
+        }
 
         let (events, receiver) = mpsc::channel();
         let (requests, answered) = mpsc::sync_channel(serve::MAX_WAITING);
@@ -84,24 +84,38 @@ impl Runtime for Creto {
             move |inbound| dispatch(inbound, &events, &requests, &metrics)
         };
         let peers = config.network.bootstrap_peers.clone();
-        let transport = Transport::start(config.quic_address(), key, members.clone(), own, peers, Arc::clone(&metrics), inbound).await?;
-        serve::spawn(answered, Arc::clone(&storage), Arc::downgrade(&transport))?;
+        let transport = Transport::start(config.quic_address(), key, &validators.members, peers, Arc::clone(&metrics), inbound).await?;
+        if let Some(previous) = &recovered.previous {
+            transport.admit(previous.members.iter().map(|member| member.key.clone()));
+        }
+        #[cfg(feature = "byzantine")]
+        let attack = attack(key, genesis.chain_id())?;
+        serve::spawn(
+            answered,
+            Arc::clone(&storage),
+            Arc::downgrade(&transport),
+            #[cfg(feature = "byzantine")]
+            attack.clone(),
+            #[cfg(feature = "byzantine")]
+            Arc::clone(&validators),
+        )?;
 
-        let limits = cretoai_consensus::engine::Limits::default();
         let engine = Engine::new(
-            cretoai_consensus::engine::Config {
-                genesis: genesis.clone(),
-                own,
-                signer: Arc::new(SecretKey::from_seed(key.seed())?),
+            engine::Config {
+                chain_id: genesis.chain_id(),
+                signers: vec![Arc::new(SecretKey::from_seed(key.seed())?)],
                 verifier: Arc::new(MlDsa87),
-                timing: cretoai_consensus::engine::Timing::default(),
-                limits,
+                timing: engine::Timing::default(),
+                limits: engine::Limits::default(),
+                seed: rand::random(),
             },
             recovered,
         );
         let recent = storage.recent_chain_hashes(engine.executed(), status::RECENT)?;
-        let node = Node::validator(config, key, &genesis, own, store, metrics, Arc::clone(&transport), events, &engine, recent);
+        let node = Node::new(config, key, genesis, store, metrics, Arc::clone(&transport), events, &engine, recent);
         let thread = EngineThread::new(engine, receiver, storage, transport, Arc::clone(&node));
+        #[cfg(feature = "byzantine")]
+        let thread = thread.attacking(attack);
         node.runs_on(thread.spawn()?);
         Ok(node)
     }
@@ -109,6 +123,15 @@ impl Runtime for Creto {
     async fn stop(node: Arc<Node>) {
         node.stop().await;
     }
+}
+
+/// The attack that the environment orders, said as loudly as can be.
+#[cfg(feature = "byzantine")]
+fn attack(key: &SecretKey, chain_id: cretoai_consensus::Hash) -> anyhow::Result<Option<Arc<crate::byzantine::Attack>>> {
+    use crate::byzantine::{Attack, VARIABLE};
+    let Ok(words) = std::env::var(VARIABLE) else { return Ok(None) };
+    tracing::error!(attacks = words, "THIS NODE ATTACKS ITS CLUSTER: {VARIABLE} is set. It is for tests only");
+    Ok(Some(Arc::new(Attack::of(&words, Arc::new(SecretKey::from_seed(key.seed())?), chain_id)?)))
 }
 
 /// Takes what comes from the network to whom it concerns. Runs on the reader of one peer's stream.
@@ -124,9 +147,11 @@ fn dispatch(inbound: Inbound, events: &mpsc::Sender<Event>, requests: &mpsc::Syn
                 }
                 return;
             }
+            // Who is no member may fetch, and is heard in nothing else.
+            Ok(_) if is_guest(from) => return,
             Ok(message) => Event::Message { from, message, _budget: budget },
             Err(error) => {
-                metrics.byzantine_violations.with_label_values(&[&from.0.to_string(), "malformed"]).inc();
+                metrics.violation(from, "malformed");
                 tracing::debug!(peer = from.0, %error, "a frame that no honest node sends");
                 return;
             }
@@ -146,8 +171,3 @@ fn stop_for_safety(reason: &str) -> ! {
 
 /// A value that is set once, after the thing that it belongs to exists.
 type Later<T> = OnceLock<T>;
-
-/// The name of a member, for people.
-fn name_of(members: &[cretoai_consensus::Member], id: NodeId) -> Option<String> {
-    members.get(id.lane()).map(|m| m.name.clone())
-}

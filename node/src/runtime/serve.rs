@@ -1,6 +1,9 @@
 //! Answers peers' fetches from the store, on a thread of its own: a laggard must never slow down a vote.
 
-use crate::{storage::Storage, transport::Transport};
+use crate::{
+    storage::Storage,
+    transport::{Transport, is_guest},
+};
 use bytes::Bytes;
 use cretoai_consensus::{Message, NodeId, encode};
 use std::{
@@ -18,6 +21,12 @@ const RATE: u64 = 32 << 20;
 
 /// What a request costs beside its answer: the reads that it makes, even when they find nothing.
 const REQUEST_COST: i64 = 64 << 10;
+
+/// A guest's bytes count so many times.
+const GUEST_FACTOR: i64 = 4;
+
+/// Peers whose use is remembered. Guests come and go with new numbers.
+const MAX_BUCKETS: usize = 64;
 
 /// What a peer asks for: [`Message::FetchRecords`] or [`Message::FetchLane`].
 pub(super) struct Request {
@@ -44,20 +53,37 @@ impl Bucket {
 }
 
 /// Starts the thread. It ends when nobody can ask any more, which is when the transport is gone: the thread must not keep it.
-pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, transport: Weak<Transport>) -> io::Result<()> {
+pub(super) fn spawn(
+    requests: mpsc::Receiver<Request>,
+    storage: Arc<Storage>,
+    transport: Weak<Transport>,
+    #[cfg(feature = "byzantine")] attack: Option<Arc<crate::byzantine::Attack>>,
+    #[cfg(feature = "byzantine")] validators: Arc<cretoai_consensus::Validators>,
+) -> io::Result<()> {
     std::thread::Builder::new().name("creto-serve".into()).spawn(move || {
         let mut buckets: HashMap<NodeId, Bucket> = HashMap::new();
         for Request { from, message } in requests {
             let Some(transport) = transport.upgrade() else { break };
+            if buckets.len() >= MAX_BUCKETS {
+                // Whoever asked for nothing in a second has a full bucket again.
+                buckets.retain(|_, bucket| bucket.filled.elapsed() < Duration::from_secs(1));
+            }
+            let factor = if is_guest(from) { GUEST_FACTOR } else { 1 };
             let bucket = buckets.entry(from).or_insert_with(Bucket::full);
             bucket.refill();
             if bucket.bytes <= 0 {
                 continue;
             }
-            bucket.bytes -= REQUEST_COST;
-            for answer in answer(&storage, &message) {
+            bucket.bytes -= REQUEST_COST * factor;
+            let answers = answer(&storage, &message);
+            #[cfg(feature = "byzantine")]
+            let answers = match &attack {
+                Some(attack) => attack.lie(&validators, from, answers),
+                None => answers,
+            };
+            for answer in answers {
                 let frame = Bytes::from(encode(&answer));
-                bucket.bytes -= frame.len() as i64;
+                bucket.bytes -= frame.len() as i64 * factor;
                 transport.send(from, answer.urgency().into(), frame);
             }
         }
@@ -67,7 +93,7 @@ pub(super) fn spawn(requests: mpsc::Receiver<Request>, storage: Arc<Storage>, tr
 
 fn answer(storage: &Storage, request: &Message) -> Vec<Message> {
     let found = match request {
-        Message::FetchRecords { from } => storage.records(*from).map(|records| records.into_iter().collect()),
+        Message::FetchRecords { epoch, from } => storage.records(*epoch, *from).map(|records| records.into_iter().collect()),
         Message::FetchLane { author, above, up_to } => storage.lane(*author, *above, *up_to),
         _ => return Vec::new(),
     };

@@ -1,9 +1,16 @@
 //! What a node says of itself.
 
-use super::name_of;
-use cretoai_consensus::{Genesis, Hash, Member, NodeId, Quorum, Sequence, View, engine::Engine, engine::Sizes};
-use cretoai_control::api::{NodeStatus, PeerStatus, QuorumStatus, RecentRecord, Role};
-use std::{collections::VecDeque, time::Instant};
+use crate::http::front::VERSION;
+use cretoai_consensus::{
+    Epoch, Hash, NodeId, PublicKey, Quorum, Sequence, Status, Validators, View,
+    engine::{self, Engine, Sizes},
+};
+use cretoai_control::api::{MemberStatus, NodeStatus, PeerStatus, QuorumStatus, RecentRecord, Role};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// How many of the newest records' chain hashes a status carries.
 pub(super) const RECENT: u64 = 64;
@@ -20,56 +27,108 @@ const MEASURED: usize = 1024;
 /// What stays the same while the node runs.
 pub(super) struct Identity {
     pub(super) name: String,
-    pub(super) key: Hash,
-    pub(super) own: Option<NodeId>,
+    pub(super) key: PublicKey,
     pub(super) chain_id: Hash,
-    pub(super) members: Vec<Member>,
-    pub(super) quorum: Quorum,
 }
 
-impl Identity {
-    pub(super) fn new(name: String, key: Hash, own: Option<NodeId>, genesis: &Genesis) -> Self {
-        Self { name, key, own, chain_id: genesis.chain_id(), members: genesis.members(), quorum: genesis.quorum() }
-    }
+/// What a member said last.
+#[derive(Clone, Copy)]
+struct Heard {
+    executed: Sequence,
+    at: Instant,
+    /// This node's clock less the member's, when it was heard.
+    clock_offset_ms: i64,
+}
+
+/// A member's conduct, as the chain knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) id: NodeId,
+    pub(super) reputation: u32,
+    pub(super) banned: bool,
 }
 
 /// What the engine's thread left after its newest turn.
 #[derive(Clone)]
 pub(super) struct Snapshot {
+    pub(super) validators: Arc<Validators>,
+    /// This node's id in them.
+    pub(super) own: Option<NodeId>,
+    pub(super) role: engine::Role,
     pub(super) view: View,
-    pub(super) leader: Option<NodeId>,
+    pub(super) active: bool,
+    pub(super) want: View,
+    pub(super) leader: NodeId,
     pub(super) sequence: Sequence,
     pub(super) chain_hash: Hash,
     pub(super) time_ms: u64,
+    pub(super) stable: Sequence,
+    pub(super) standings: Vec<Standing>,
     pub(super) recent: VecDeque<(Sequence, Hash)>,
-    /// Each member's newest executed sequence, and when it was heard.
-    pub(super) peers: Vec<Option<(Sequence, Instant)>>,
     pub(super) sizes: Sizes,
+    peers: BTreeMap<NodeId, Heard>,
     finality_ms: VecDeque<f64>,
 }
 
+/// The conduct of every member after the newest decision.
+fn standings(engine: &Engine) -> Vec<Standing> {
+    let (state, validators) = (engine.state(), engine.validators());
+    let banned: Vec<NodeId> = state.banned(validators).collect();
+    validators.ids().map(|id| Standing { id, reputation: state.reputation(id), banned: banned.contains(&id) }).collect()
+}
+
 impl Snapshot {
-    pub(super) fn new(genesis: &Genesis) -> Self {
+    pub(super) fn of(engine: &Engine, key: &PublicKey) -> Self {
+        let validators = Arc::clone(engine.validators());
         Self {
-            view: View(0),
-            leader: None,
-            sequence: Sequence(0),
-            chain_hash: genesis.chain_id(),
-            time_ms: genesis.created_ms,
+            own: validators.by_key(key).map(|member| member.id),
+            role: engine.role(),
+            view: engine.view(),
+            active: engine.is_active(),
+            want: engine.want(),
+            leader: engine.leader(),
+            sequence: engine.executed(),
+            chain_hash: engine.chain_hash(),
+            time_ms: engine.time_ms(),
+            stable: engine.stable(),
+            standings: standings(engine),
             recent: VecDeque::new(),
-            peers: vec![None; genesis.members.len()],
-            sizes: Sizes::default(),
+            sizes: engine.sizes(),
+            peers: BTreeMap::new(),
             finality_ms: VecDeque::new(),
+            validators,
         }
     }
 
-    pub(super) fn take(&mut self, engine: &Engine) {
+    /// Takes over what a turn changed. Says whether what the chain knows of the members changed.
+    pub(super) fn take(&mut self, engine: &Engine, key: &PublicKey) -> bool {
+        let mut judged = false;
+        if self.sequence != engine.executed() || self.validators.epoch != engine.epoch() {
+            let standings = standings(engine);
+            judged = standings != self.standings;
+            self.standings = standings;
+        }
+        if self.validators.epoch != engine.epoch() {
+            self.validators = Arc::clone(engine.validators());
+            self.own = self.validators.by_key(key).map(|member| member.id);
+            let validators = &self.validators;
+            self.peers.retain(|id, _| validators.position(*id).is_some());
+        }
+        self.role = engine.role();
         self.view = engine.view();
-        self.leader = Some(engine.leader());
+        self.active = engine.is_active();
+        self.want = engine.want();
+        self.leader = engine.leader();
         self.sequence = engine.executed();
         self.chain_hash = engine.chain_hash();
         self.time_ms = engine.time_ms();
+        self.stable = engine.stable();
         self.sizes = engine.sizes();
+        judged
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.validators.epoch
     }
 
     pub(super) fn executed(&mut self, sequence: Sequence, chain_hash: Hash) {
@@ -86,6 +145,23 @@ impl Snapshot {
         }
     }
 
+    /// Notes a member's heartbeat.
+    pub(super) fn heard(&mut self, from: NodeId, status: &Status) {
+        if self.validators.position(from).is_some() {
+            let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+            let clock_offset_ms = signed(unix_ms()).saturating_sub(signed(status.clock_ms));
+            self.peers.insert(from, Heard { executed: status.executed, at: Instant::now(), clock_offset_ms });
+        }
+    }
+
+    /// This node's clock less the median of those of the members heard lately.
+    pub(super) fn clock_offset_ms(&self) -> Option<i64> {
+        let lately = self.peers.values().filter(|heard| millis(&heard.at) <= HEARD_WITHIN_MS);
+        let mut offsets: Vec<i64> = lately.map(|heard| heard.clock_offset_ms).collect();
+        offsets.sort_unstable();
+        offsets.get(offsets.len() / 2).copied()
+    }
+
     fn finality_p99_ms(&self) -> Option<f64> {
         let mut sorted: Vec<f64> = self.finality_ms.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
@@ -93,70 +169,102 @@ impl Snapshot {
     }
 
     /// Members heard of lately; this node, if it is one, among them.
-    pub(super) fn participating(&self, node: &Identity) -> usize {
-        let heard = self.peers.iter().flatten().filter(|(_, at)| millis(at) <= HEARD_WITHIN_MS).count();
-        heard + usize::from(node.own.is_some())
+    pub(super) fn participating(&self) -> usize {
+        let heard = self.peers.values().filter(|heard| millis(&heard.at) <= HEARD_WITHIN_MS).count();
+        heard + usize::from(self.own.is_some())
     }
 
     /// Why the node is not ready, or nothing.
     pub(super) fn hindrance(&self, node: &Identity) -> Option<String> {
-        let Quorum { n, q, w, .. } = node.quorum;
-        if node.own.is_none() {
-            let fix = "restore the volume that holds this validator's key, or wait for a reconfiguration that names this key";
-            return Some(format!("key {} is not among the {n} validators of the genesis: {fix}", node.key));
+        let Quorum { n, q, w, .. } = self.validators.quorum();
+        match self.role {
+            engine::Role::Learner => {
+                let (epoch, key) = (self.epoch(), node.key.fingerprint());
+                let fix = "it follows the chain and votes once a reconfiguration names this key";
+                return Some(format!("key {key} is not among the {n} validators of epoch {epoch}: {fix}"));
+            }
+            engine::Role::Stale => {
+                let fix = "replace this validator by one with a new key";
+                return Some(format!("this volume is an older copy: the key signed what it does not remember, and votes no more; {fix}"));
+            }
+            engine::Role::Checking if n > 1 => {
+                return Some(format!("asks the other validators what it signed before it stopped; {} answers are needed", q - 1));
+            }
+            engine::Role::Checking | engine::Role::Validator => {}
         }
-        let participating = self.participating(node);
+        let participating = self.participating();
         if participating < q {
-            return Some(format!("hears {participating} of {n} validators and needs {q} for a decision; missing: {}", self.missing(node)));
+            return Some(format!("hears {participating} of {n} validators and needs {q} for a decision; missing: {}", self.missing()));
         }
-        let mut sequences: Vec<u64> = self.peers.iter().flatten().map(|(sequence, _)| sequence.0).collect();
+        let mut sequences: Vec<u64> = self.peers.values().map(|heard| heard.executed.0).collect();
         sequences.sort_unstable_by(|a, b| b.cmp(a));
         let known = sequences.get(w.saturating_sub(1)).copied().unwrap_or(0);
         let behind = known.saturating_sub(self.sequence.0);
         (behind > CAUGHT_UP).then(|| format!("catching up: {behind} decisions behind the others"))
     }
 
-    fn missing(&self, node: &Identity) -> String {
-        let silent = node
-            .members
-            .iter()
-            .zip(&self.peers)
-            .filter(|(member, heard)| Some(member.id) != node.own && heard.is_none_or(|(_, at)| millis(&at) > HEARD_WITHIN_MS));
-        silent.map(|(member, _)| member.name.as_str()).collect::<Vec<_>>().join(", ")
+    fn missing(&self) -> String {
+        let heard = |id: NodeId| self.peers.get(&id).is_some_and(|heard| millis(&heard.at) <= HEARD_WITHIN_MS);
+        let silent = self.validators.members.iter().filter(|member| Some(member.id) != self.own && !heard(member.id));
+        silent.map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let members = self.validators.members.iter().zip(&self.standings);
+        members
+            .map(|(member, standing)| MemberStatus {
+                name: member.name.clone(),
+                node_id: member.id.0,
+                key_fingerprint: member.key.fingerprint().to_string(),
+                reputation: standing.reputation,
+                banned: standing.banned,
+            })
+            .collect()
     }
 
     pub(super) fn status(&self, node: &Identity, connected: &[(NodeId, bool)]) -> NodeStatus {
         let hindrance = self.hindrance(node);
         let connected = |id: NodeId| connected.iter().any(|(peer, both)| *peer == id && *both);
-        let others = node.members.iter().zip(&self.peers).filter(|(member, _)| Some(member.id) != node.own);
+        let others = self.validators.members.iter().filter(|member| Some(member.id) != self.own);
+        let quorum = self.validators.quorum();
+        let members = self.members();
         NodeStatus {
             name: node.name.clone(),
-            node_id: node.own.map(|id| id.0),
-            key_fingerprint: node.key.to_string(),
-            role: if node.own.is_some() { Role::Validator } else { Role::Learner },
+            node_id: self.own.map(|id| id.0),
+            key_fingerprint: node.key.fingerprint().to_string(),
+            role: match self.role {
+                engine::Role::Learner => Role::Learner,
+                engine::Role::Checking => Role::Checking,
+                engine::Role::Validator => Role::Validator,
+                engine::Role::Stale => Role::Stale,
+            },
             chain_id: Some(node.chain_id.to_string()),
-            epoch: 0,
+            epoch: self.epoch().0,
             view: self.view.0,
-            leader: self.leader.and_then(|leader| name_of(&node.members, leader)),
+            active: self.active,
+            want: self.want.0,
+            leader: self.validators.member(self.leader).map(|member| member.name.clone()),
             sequence: self.sequence.0,
             chain_hash: self.chain_hash.to_string(),
             time_ms: self.time_ms,
-            quorum: Some(QuorumStatus {
-                members: node.quorum.n as u32,
-                required: node.quorum.q as u32,
-                fault_tolerance: node.quorum.f as u32,
-            }),
+            stable: self.stable.0,
+            quorum: Some(QuorumStatus { members: quorum.n as u32, required: quorum.q as u32, fault_tolerance: quorum.f as u32 }),
+            suspected: members.iter().filter(|m| m.reputation < cretoai_consensus::FULL_REPUTATION).map(|m| m.name.clone()).collect(),
+            members,
             peers: others
-                .map(|(member, heard)| PeerStatus {
-                    name: member.name.clone(),
-                    connected: connected(member.id),
-                    sequence: heard.map_or(0, |(sequence, _)| sequence.0),
-                    last_seen_ms: heard.map(|(_, at)| millis(&at)),
+                .map(|member| {
+                    let heard = self.peers.get(&member.id);
+                    PeerStatus {
+                        name: member.name.clone(),
+                        connected: connected(member.id),
+                        sequence: heard.map_or(0, |heard| heard.executed.0),
+                        last_seen_ms: heard.map(|heard| millis(&heard.at)),
+                    }
                 })
                 .collect(),
             recent: self.recent.iter().map(|(s, hash)| RecentRecord { sequence: s.0, chain_hash: hash.to_string() }).collect(),
             finality_p99_ms: self.finality_p99_ms(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             ready: hindrance.is_none(),
             waiting_for: hindrance.unwrap_or_else(|| "nothing: it is a caught-up validator with a quorum".to_owned()),
         }
@@ -165,4 +273,9 @@ impl Snapshot {
 
 fn millis(since: &Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// This machine's clock. Before 1970 it is 0.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }

@@ -1,39 +1,47 @@
 //! Answers to what peers ask for, straight from the store.
 
 use super::{Storage, StorageError};
-use cretoai_consensus::{Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Sequence, encode};
+use cretoai_consensus::{Epoch, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Sequence, encode};
 use std::sync::Arc;
 
 /// The most bytes of vertices in answer to one request; what is missing is asked for again.
 const MAX_ANSWER: usize = 4 << 20;
+/// What an answer has beside its records and their proof.
+const HEAD: usize = 64;
 
 impl Storage {
-    /// Records from `from` on, up to one whose commit certificate is kept: as many as fit one frame. Nothing when
-    /// none is here.
+    /// Records of an epoch from `from` on, up to one whose proof is kept: as many as fit one frame, and none of another
+    /// epoch. If the epoch ended before `from`: its end. Nothing when neither is here.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn records(&self, from: Sequence) -> Result<Option<Message>, StorageError> {
+    pub fn records(&self, epoch: Epoch, from: Sequence) -> Result<Option<Message>, StorageError> {
         let mut records = Vec::new();
-        let mut bytes = 0;
+        let mut bytes = HEAD;
         let mut answer = None;
-        for sequence in (from.0..).map(Sequence).take(MAX_RECORDS) {
-            let Some(finalized) = self.finalized(sequence)? else { break };
+        let last = from.0.saturating_add(MAX_RECORDS as u64);
+        for sequence in (from.0..last).map(Sequence) {
+            let Some(finalized) = self.finalized(sequence)?.filter(|finalized| finalized.epoch == epoch) else { break };
             bytes += encode(&finalized.record).len();
             records.push(finalized.record);
-            let Some(certificate) = self.commit_certificate(sequence)? else { continue };
-            if bytes + encode(&certificate).len() + 64 > MAX_FRAME {
+            if bytes > MAX_FRAME {
                 break;
             }
-            answer = Some((records.len(), certificate));
+            if let Some(proof) = self.proof(sequence)?
+                && bytes + encode(&proof).len() <= MAX_FRAME
+            {
+                answer = Some((records.len(), proof));
+            }
         }
-        Ok(answer.map(|(count, certificate)| {
+        if let Some((count, proof)) = answer {
             records.truncate(count);
-            Message::Records { records, certificate }
-        }))
+            return Ok(Some(Message::Records { epoch, records, proof }));
+        }
+        let end = self.epoch_certificate(epoch)?.filter(|end| end.state.sequence < from);
+        Ok(end.map(|end| Message::Stable(Arc::new(end))))
     }
 
-    /// Vertices of a lane with heights `above` < h <= `up_to`, ascending.
+    /// Vertices of a lane with heights `above` < h <= `up_to`, ascending: all of a slot, of whatever epoch.
     ///
     /// # Errors
     /// When the store cannot be read.

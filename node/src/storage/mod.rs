@@ -9,27 +9,32 @@
 //! | `index_timestamp` | the author's timestamp (ms), vertex id | nothing |
 //! | `finalized` | sequence | [`Finalized`] |
 //! | `payloads` | payload id | [`Location`] |
-//! | `consensus` | see `votes` | genesis, votes, certificates |
+//! | `consensus` | see `votes`, `proofs`, `evidence` | genesis, state, votes, certificates, evidence |
 //!
 //! The first six are the specification's. Numbers in keys are big-endian, values are canonical borsh. One turn of the
 //! engine is one write batch, and batches are written in the order of turns: what survives a crash is a prefix.
 
+mod evidence;
 mod fetch;
+mod proofs;
 mod recover;
 mod votes;
 
 use crate::metrics::Metrics;
 use borsh::{BorshDeserialize, BorshSerialize};
 use cretoai_consensus::{
-    CheckedVertex, DecodeError, Domain, Epoch, Hash, Height, NodeId, Outcome, Payload, Record, Sequence, Vertex, decode, encode,
+    CheckedVertex, DecodeError, Epoch, Hash, Height, NodeId, Outcome, Payload, Record, Sequence, Vertex, decode, encode,
     engine::{Execution, Turn, Write},
 };
+pub use evidence::Counted;
+use proofs::Range;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, WriteBatch, WriteOptions};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
+use votes::{CHECKPOINT, MARK, NEW_VIEW, PREPARED, STALE, STATE, SUCCESSOR, VIEW_CHANGE};
 
 const VERTICES: &str = "vertices";
 const EDGES: &str = "edges";
@@ -57,6 +62,8 @@ pub struct VertexMetadata {
 /// A decision as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Finalized {
+    /// The epoch that decided it.
+    pub epoch: Epoch,
     /// The record.
     pub record: Record,
     /// The chain hash after it.
@@ -136,6 +143,8 @@ pub struct Storage {
     db: DB,
     path: PathBuf,
     metrics: Arc<Metrics>,
+    /// The records since the newest kept proof; nothing until they are counted.
+    range: Mutex<Option<Range>>,
 }
 
 impl Storage {
@@ -179,7 +188,7 @@ impl Storage {
                 Err(source) => return Err(StorageError::RocksDb { path: path.to_owned(), source }),
             }
         };
-        Ok(Self { db, path: path.to_owned(), metrics })
+        Ok(Self { db, path: path.to_owned(), metrics, range: Mutex::new(None) })
     }
 
     fn family(&self, name: &'static str) -> Result<Arc<rocksdb::BoundColumnFamily<'_>>, StorageError> {
@@ -218,8 +227,19 @@ impl Storage {
             match write {
                 Write::Vertex(vertex) => self.put_vertex(&mut batch, vertex)?,
                 Write::Vote { vote, proposed } => self.put_vote(&mut batch, vote, proposed.as_ref())?,
-                Write::Prepared(certificate) => self.put_prepared(&mut batch, certificate)?,
-                Write::Execution(execution) => self.put_execution(&mut batch, execution)?,
+                Write::Prepared(prepared) => self.put_signed(&mut batch, PREPARED, prepared)?,
+                Write::ViewChange(change) => self.put_signed(&mut batch, VIEW_CHANGE, change.as_ref())?,
+                Write::NewView(new_view) => self.put_signed(&mut batch, NEW_VIEW, new_view.as_ref())?,
+                Write::Checkpoint(checkpoint) => self.put_signed(&mut batch, CHECKPOINT, checkpoint)?,
+                Write::Mark(mark) => self.put_signed(&mut batch, MARK, mark)?,
+                Write::Stale => self.put_signed(&mut batch, STALE, &())?,
+                Write::Stable(certificate) => {
+                    self.put_stable(&mut batch, certificate)?;
+                    self.erase_votes(&mut batch, turn, certificate.state.sequence)?;
+                }
+                Write::Proof(sequence, proof) => self.put_late_proof(&mut batch, *sequence, proof)?,
+                Write::Execution(execution) => self.put_execution(&mut batch, turn, execution)?,
+                Write::Epoch { certificate, validators, state } => self.put_epoch(&mut batch, certificate, validators, state)?,
             }
         }
         self.commit(batch, turn.sync)
@@ -249,7 +269,7 @@ impl Storage {
         self.put(batch, INDEX_TIMESTAMP, &[header.timestamp_ms.to_be_bytes().as_slice(), &id.0].concat(), &[])
     }
 
-    fn put_execution(&self, batch: &mut WriteBatch, execution: &Execution) -> Result<(), StorageError> {
+    fn put_execution(&self, batch: &mut WriteBatch, turn: &Turn, execution: &Execution) -> Result<(), StorageError> {
         let sequence = execution.record.proposal.sequence;
         let mut index = 0;
         for (vertex, outcomes) in &execution.vertices {
@@ -272,12 +292,18 @@ impl Storage {
             }
         }
         let finalized = Finalized {
+            epoch: execution.epoch,
             record: execution.record.clone(),
             chain_hash: execution.chain_hash,
             outcomes: execution.vertices.iter().map(|(_, outcomes)| outcomes.clone()).collect(),
         };
         self.put(batch, FINALIZED, &sequence.0.to_be_bytes(), &encode(&finalized))?;
-        self.put_commit_certificate(batch, execution)
+        self.put_signed(batch, STATE, &execution.state)?;
+        if let Some(successor) = &execution.successor {
+            self.put_signed(batch, SUCCESSOR, successor.as_ref())?;
+        }
+        self.put_evidence(batch, execution)?;
+        self.put_proof(batch, turn, execution)
     }
 
     /// The newest decision, if there is one.
@@ -347,9 +373,4 @@ fn slot(author: NodeId, height: Height) -> [u8; 12] {
     high.copy_from_slice(&height.0.to_be_bytes());
     low.copy_from_slice(&author.0.to_be_bytes());
     key
-}
-
-/// The domain of all objects while there is one epoch.
-const fn domain(chain_id: Hash) -> Domain {
-    Domain { chain_id, epoch: Epoch(0) }
 }

@@ -1,37 +1,88 @@
 //! What the engine gets back when a node starts.
 
-use super::{Finalized, Storage, StorageError, domain, votes::LastVotes};
-use cretoai_consensus::{CheckedVertex, Genesis, Hash, NodeId, Outcome, Sequence, Tip, VALIDITY_WINDOW_MS, engine::Recovered};
+use super::{
+    CONSENSUS, Finalized, Storage, StorageError,
+    votes::{COMMIT, NEW_VIEW, PREPARE, PREPARED, PROPOSED, STALE, STATE, SUCCESSOR, VIEW_CHANGE},
+};
+use cretoai_consensus::{
+    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, NodeId, Opening, Outcome, Proof, Sequence, Tip, VALIDITY_WINDOW_MS,
+    Validators, Vertex, Vote, engine::Recovered,
+};
 use std::sync::Arc;
 
 impl Storage {
-    /// Reads the state after the newest decision.
+    /// Reads the state after the newest decision, and all that this node signed.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn recover(&self, genesis: &Genesis) -> Result<Recovered, StorageError> {
         let mut recovered = Recovered::at_genesis(genesis);
         let chain_id = genesis.chain_id();
+        if let Some(state) = self.get::<ChainState>(CONSENSUS, STATE)? {
+            recovered.validators = self.validators_of(genesis, state.epoch)?;
+            if let Some(before) = state.epoch.0.checked_sub(1).map(Epoch) {
+                recovered.previous = Some(self.validators_of(genesis, before)?);
+                let certificate = self.epoch_certificate(before)?;
+                let certificate = certificate.ok_or_else(|| self.damaged(format!("the end of epoch {before} is missing")))?;
+                let end = &certificate.state;
+                recovered.opening = Opening { sequence: end.sequence, chain_hash: end.chain_hash };
+                recovered.opened_by = Some(Arc::new(certificate));
+            }
+            if state.successor.is_some() {
+                recovered.successor = self.get(CONSENSUS, SUCCESSOR)?.map(Arc::new);
+            }
+            recovered.certified = self.certified(recovered.opening.sequence, state.sequence)?;
+            recovered.state = state;
+        }
         if let Some(newest) = self.newest()? {
-            let proposal = &newest.record.proposal;
-            recovered.executed = proposal.sequence;
-            recovered.time_ms = proposal.time_ms;
-            recovered.tips.clone_from(&proposal.cut);
-            recovered.chain_hash = newest.chain_hash;
             recovered.recent = self.recent_payloads(chain_id, newest)?;
         }
-        for (author, tip) in (0..).map(NodeId).zip(recovered.tips.clone()) {
-            self.recover_lane(chain_id, author, tip, &mut recovered.undecided)?;
+        let domain = Domain { chain_id, epoch: recovered.validators.epoch };
+        let lanes: Vec<(NodeId, Tip)> = recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
+        for (author, tip) in lanes {
+            self.recover_lane(&domain, author, tip, &mut recovered.undecided)?;
         }
-        let LastVotes { proposed, votes } = self.last_votes()?;
-        recovered.proposal = proposed;
-        recovered.votes = votes;
+        recovered.view_change = self.get(CONSENSUS, VIEW_CHANGE)?.map(Arc::new);
+        recovered.new_view = self.get(CONSENSUS, NEW_VIEW)?.map(Arc::new);
+        recovered.prepared = self.get(CONSENSUS, PREPARED)?;
+        recovered.proposal = self.get(CONSENSUS, PROPOSED)?;
+        let votes: [Option<Vote>; 2] = [self.get(CONSENSUS, PREPARE)?, self.get(CONSENSUS, COMMIT)?];
+        recovered.votes = votes.into_iter().flatten().collect();
+        recovered.mark = self.mark()?.unwrap_or_default();
+        recovered.stale = self.get::<()>(CONSENSUS, STALE)?.is_some();
+        recovered.checkpoint = self.own_checkpoint()?;
+        recovered.stable = self.stable()?.map(Arc::new);
         Ok(recovered)
     }
 
-    /// The stored vertices above a lane's decided tip, by height: all of a slot. Which branch of a fork counts, the engine
-    /// knows by what was voted for.
-    fn recover_lane(&self, chain_id: Hash, author: NodeId, decided: Tip, into: &mut Vec<Arc<CheckedVertex>>) -> Result<(), StorageError> {
+    fn validators_of(&self, genesis: &Genesis, epoch: Epoch) -> Result<Arc<Validators>, StorageError> {
+        let validators = self.validators(genesis, epoch)?;
+        validators.map(Arc::new).ok_or_else(|| self.damaged(format!("the validators of epoch {epoch} are missing")))
+    }
+
+    /// The newest sequence of the epoch whose proof is kept.
+    fn certified(&self, opening: Sequence, executed: Sequence) -> Result<Option<(Sequence, Hash, Proof)>, StorageError> {
+        for sequence in (opening.next().0..=executed.0).rev().map(Sequence) {
+            if let Some(proof) = self.proof(sequence)? {
+                let finalized = self.finalized(sequence)?;
+                let finalized = finalized.ok_or_else(|| self.damaged(format!("the record of sequence {sequence} is missing")))?;
+                return Ok(Some((sequence, finalized.chain_hash, proof)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A lane's decided tip and the stored vertices above it, by height: all of a slot. Which branch of a fork counts, the
+    /// engine knows by what was voted for. Vertices of older epochs are passed over.
+    fn recover_lane(&self, domain: &Domain, author: NodeId, decided: Tip, into: &mut Vec<Arc<CheckedVertex>>) -> Result<(), StorageError> {
+        let mut recall = |vertex: Vertex| {
+            if vertex.header.epoch == domain.epoch {
+                into.push(Arc::new(CheckedVertex::trusted(vertex, domain)));
+            }
+        };
+        if let Some(tip) = self.vertex(&decided.id)? {
+            recall(tip);
+        }
         let mut height = decided.height.next();
         loop {
             let slot = self.slot(author, height)?;
@@ -39,8 +90,7 @@ impl Storage {
                 return Ok(());
             }
             for id in slot {
-                let vertex = self.vertex(&id)?.ok_or_else(|| self.damaged(format!("vertex {id} is indexed but missing")))?;
-                into.push(Arc::new(CheckedVertex::trusted(vertex, &domain(chain_id))));
+                recall(self.vertex(&id)?.ok_or_else(|| self.damaged(format!("vertex {id} is indexed but missing")))?);
             }
             height = height.next();
         }

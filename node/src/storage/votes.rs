@@ -1,46 +1,52 @@
-//! The `consensus` column family: what decides who this node is and what it may still sign.
+//! The `consensus` column family, but for proofs and evidence: what decides who this node is and what it may still sign.
 //!
 //! | key | value |
 //! |---|---|
 //! | `genesis` | [`SignedGenesis`] |
 //! | `owner` | fingerprint of the key whose votes these are, written with the genesis |
+//! | `state` | [`ChainState`] after the newest decision, or with which the epoch began |
+//! | `validators/` epoch | [`Validators`] of every epoch after the first; kept for ever |
+//! | `successor` | those of the next epoch, between its order and its beginning |
+//! | `view-change`, `new-view` | what made this node enter its view, and what began it |
+//! | `prepared` | the prepared certificate of the highest view, with its proposal |
 //! | `proposed` | the proposal that this node voted for last, with the leader's vote |
 //! | `prepare`, `commit` | its newest vote of each kind |
-//! | `prepared` | the newest prepared certificate |
-//! | `certificate/` sequence | commit certificates that are kept |
-//! | `recent-certificate/` sequence | commit certificates of the newest [`RECENT_CERTIFICATES`] sequences |
+//! | `checkpoint`, `stable` | its newest checkpoint; the stable one |
+//! | `mark` | the newest thing of each kind that it signed |
+//! | `stale` | there if its key must never sign again |
+//!
+//! Votes, views and what was prepared are of the current epoch only: the beginning of the next erases them.
 
 use super::{CONSENSUS, Storage, StorageError};
-use cretoai_consensus::{Certificate, Hash, Phase, Proposal, Sequence, SignedGenesis, Vote, encode, engine::Execution};
+use cretoai_consensus::{
+    ChainState, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Phase, Prepared, Proposal, Sequence, SignedGenesis, Validators,
+    Vote, encode,
+    engine::{Mark, Turn, Write},
+};
 use rocksdb::WriteBatch;
-
-/// So many of the newest sequences keep their commit certificates (about 14 KB each at n = 4).
-pub const RECENT_CERTIFICATES: u64 = 256;
-/// One in so many keeps it for ever: a range of records is proven by the certificate of its last one.
-pub const KEPT_CERTIFICATES: u64 = 16;
-/// A record of more vertices than this keeps its certificate too, so that every range fits a frame.
-const LARGE_RECORD: usize = 256;
 
 const GENESIS: &[u8] = b"genesis";
 const OWNER: &[u8] = b"owner";
-const PROPOSED: &[u8] = b"proposed";
-const PREPARE: &[u8] = b"prepare";
-const COMMIT: &[u8] = b"commit";
-const PREPARED: &[u8] = b"prepared";
+pub(super) const STATE: &[u8] = b"state";
+pub(super) const SUCCESSOR: &[u8] = b"successor";
+pub(super) const VIEW_CHANGE: &[u8] = b"view-change";
+pub(super) const NEW_VIEW: &[u8] = b"new-view";
+pub(super) const PREPARED: &[u8] = b"prepared";
+pub(super) const PROPOSED: &[u8] = b"proposed";
+pub(super) const PREPARE: &[u8] = b"prepare";
+pub(super) const COMMIT: &[u8] = b"commit";
+pub(super) const CHECKPOINT: &[u8] = b"checkpoint";
+pub(super) const STABLE: &[u8] = b"stable";
+pub(super) const MARK: &[u8] = b"mark";
+pub(super) const STALE: &[u8] = b"stale";
 
-fn kept(sequence: Sequence) -> Vec<u8> {
-    [b"certificate/".as_slice(), &sequence.0.to_be_bytes()].concat()
+fn validators(epoch: Epoch) -> Vec<u8> {
+    [b"validators/".as_slice(), &epoch.0.to_be_bytes()].concat()
 }
 
-fn recent(sequence: Sequence) -> Vec<u8> {
-    [b"recent-certificate/".as_slice(), &sequence.0.to_be_bytes()].concat()
-}
-
-/// What this node voted last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct LastVotes {
-    pub(super) proposed: Option<(Proposal, Vote)>,
-    pub(super) votes: Vec<Vote>,
+/// The key of a vote.
+fn slot_of(vote: &Vote) -> &'static [u8] {
+    if vote.ballot.phase == Phase::Commit { COMMIT } else { PREPARE }
 }
 
 impl Storage {
@@ -74,53 +80,93 @@ impl Storage {
         self.commit(batch, true)
     }
 
+    /// The validators of an epoch that was opened here.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn validators(&self, genesis: &Genesis, epoch: Epoch) -> Result<Option<Validators>, StorageError> {
+        if epoch == Epoch(0) {
+            return Ok(Some(Validators::of_genesis(genesis)));
+        }
+        self.get(CONSENSUS, &validators(epoch))
+    }
+
+    /// The state after the newest decision, or with which the epoch began.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn state(&self, genesis: &Genesis) -> Result<ChainState, StorageError> {
+        Ok(self.get(CONSENSUS, STATE)?.unwrap_or_else(|| ChainState::at_genesis(genesis)))
+    }
+
     pub(super) fn put_vote(&self, batch: &mut WriteBatch, vote: &Vote, proposed: Option<&(Proposal, Vote)>) -> Result<(), StorageError> {
         if let Some(proposed) = proposed {
             self.put(batch, CONSENSUS, PROPOSED, &encode(proposed))?;
         }
-        let key = if vote.ballot.phase == Phase::Commit { COMMIT } else { PREPARE };
-        self.put(batch, CONSENSUS, key, &encode(vote))
+        self.put(batch, CONSENSUS, slot_of(vote), &encode(vote))
     }
 
-    pub(super) fn put_prepared(&self, batch: &mut WriteBatch, certificate: &Certificate) -> Result<(), StorageError> {
-        self.put(batch, CONSENSUS, PREPARED, &encode(certificate))
-    }
-
-    pub(super) fn last_votes(&self) -> Result<LastVotes, StorageError> {
-        let votes = [self.get(CONSENSUS, PREPARE)?, self.get(CONSENSUS, COMMIT)?];
-        Ok(LastVotes { proposed: self.get(CONSENSUS, PROPOSED)?, votes: votes.into_iter().flatten().collect() })
-    }
-
-    pub(super) fn put_commit_certificate(&self, batch: &mut WriteBatch, execution: &Execution) -> Result<(), StorageError> {
-        let sequence = execution.record.proposal.sequence;
-        if let Some(certificate) = &execution.certificate {
-            // The end of a learnt range stands alone: without it the range could not be served again.
-            let ends_a_range = sequence.0 > 1 && !self.has_commit_certificate(Sequence(sequence.0 - 1))?;
-            let keep = sequence.0.is_multiple_of(KEPT_CERTIFICATES) || execution.record.vertices.len() > LARGE_RECORD || ends_a_range;
-            let key = if keep { kept(sequence) } else { recent(sequence) };
-            self.put(batch, CONSENSUS, &key, &encode(certificate))?;
-        }
-        if let Some(old) = sequence.0.checked_sub(RECENT_CERTIFICATES) {
-            batch.delete_cf(&self.family(CONSENSUS)?, recent(Sequence(old)));
+    pub(super) fn put_epoch(
+        &self,
+        batch: &mut WriteBatch,
+        certificate: &CheckpointCertificate,
+        opened: &Validators,
+        state: &ChainState,
+    ) -> Result<(), StorageError> {
+        self.put_epoch_certificate(batch, certificate)?;
+        self.put(batch, CONSENSUS, &validators(opened.epoch), &encode(opened))?;
+        self.put(batch, CONSENSUS, STATE, &encode(state))?;
+        let family = self.family(CONSENSUS)?;
+        for key in [SUCCESSOR, VIEW_CHANGE, NEW_VIEW, PREPARED, PROPOSED, PREPARE, COMMIT] {
+            batch.delete_cf(&family, key);
         }
         Ok(())
     }
 
-    /// Whether the commit certificate of a sequence is kept. Reads no more than that: it is asked at every decision.
-    fn has_commit_certificate(&self, sequence: Sequence) -> Result<bool, StorageError> {
+    /// Erases votes and what was prepared up to a stable checkpoint. What this very turn wrote stays: it takes the place
+    /// of what is in the store, and the next checkpoint erases it.
+    pub(super) fn erase_votes(&self, batch: &mut WriteBatch, turn: &Turn, stable: Sequence) -> Result<(), StorageError> {
+        let of_vote = |vote: Vote| vote.ballot.sequence;
+        let held = [
+            (PREPARE, self.get(CONSENSUS, PREPARE)?.map(of_vote)),
+            (COMMIT, self.get(CONSENSUS, COMMIT)?.map(of_vote)),
+            (PROPOSED, self.get::<(Proposal, Vote)>(CONSENSUS, PROPOSED)?.map(|(proposal, _)| proposal.sequence)),
+            (PREPARED, self.get::<Prepared>(CONSENSUS, PREPARED)?.map(|prepared| prepared.certificate.sequence)),
+        ];
+        let written = |key: &[u8]| {
+            turn.writes.iter().any(|write| match write {
+                Write::Vote { vote, proposed } => slot_of(vote) == key || (key == PROPOSED && proposed.is_some()),
+                Write::Prepared(_) => key == PREPARED,
+                _ => false,
+            })
+        };
         let family = self.family(CONSENSUS)?;
-        let held = |key: Vec<u8>| self.db.get_pinned_cf(&family, key).map(|found| found.is_some()).map_err(|e| self.failed(e));
-        Ok(held(recent(sequence))? || held(kept(sequence))?)
+        for (key, sequence) in held {
+            if sequence.is_some_and(|sequence| sequence <= stable) && !written(key) {
+                batch.delete_cf(&family, key);
+            }
+        }
+        Ok(())
     }
 
-    /// The commit certificate of a sequence, if it is kept.
+    pub(super) fn put_signed(
+        &self,
+        batch: &mut WriteBatch,
+        key: &'static [u8],
+        value: &impl borsh::BorshSerialize,
+    ) -> Result<(), StorageError> {
+        self.put(batch, CONSENSUS, key, &encode(value))
+    }
+
+    /// The newest thing of each kind that this node signed.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn commit_certificate(&self, sequence: Sequence) -> Result<Option<Certificate>, StorageError> {
-        match self.get(CONSENSUS, &kept(sequence))? {
-            Some(certificate) => Ok(Some(certificate)),
-            None => self.get(CONSENSUS, &recent(sequence)),
-        }
+    pub fn mark(&self) -> Result<Option<Mark>, StorageError> {
+        self.get(CONSENSUS, MARK)
+    }
+
+    pub(super) fn own_checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        self.get(CONSENSUS, CHECKPOINT)
     }
 }

@@ -2,8 +2,10 @@
 
 use super::{
     Class, Inbound, Shared, lock,
+    peers::{Peer, Who},
     queue::Outgoing,
     quic::{CLOSE_SUPERFLUOUS, CLOSE_VIOLATION},
+    read,
 };
 use crate::peer_address::PeerAddress;
 use bytes::Bytes;
@@ -26,6 +28,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 /// A connection that lasted this long was no accident.
 const STABLE: Duration = Duration::from_secs(2);
 const RTT_EVERY: Duration = Duration::from_secs(2);
+/// A member whose address is known is dialled by it first.
+const DIAL_BACK_AFTER: Duration = Duration::from_secs(2);
 /// How often the address of a live connection is looked up again.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -87,7 +91,7 @@ async fn attempt(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, address: &Pee
     let mut failure = "the name has no address of the kind that this node listens on".to_owned();
     for target in targets.into_iter().filter_map(|target| reachable_from(local, target)) {
         match connect(endpoint, target).await {
-            Ok(connection) => return serve(shared, connection, address, local).await,
+            Ok(connection) => return serve(shared, connection, Some(address), local).await,
             Err(reason) => failure = format!("{target}: {reason}"),
         }
     }
@@ -111,15 +115,64 @@ async fn connect(endpoint: &quinn::Endpoint, target: SocketAddr) -> Result<Conne
     }
 }
 
-/// The member at the other end, by the key that the handshake proved.
-pub(super) fn member_of(shared: &Shared, connection: &Connection) -> Option<NodeId> {
-    let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    shared.ids.get(&tls::peer_key(&shown)?).copied()
+/// Who is at the other end, by the key that the handshake proved.
+pub(super) fn who(shared: &Shared, connection: &Connection) -> Who {
+    let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
+    match shown.and_then(|shown| tls::peer_key(&shown)) {
+        Some(key) => shared.peers.who(&key),
+        None => Who::Stranger,
+    }
+}
+
+/// Dials a member where its own connection comes from, as long as there is no other way to it. Ends never.
+pub(super) async fn back(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, peer: &Arc<Peer>, address: SocketAddr) {
+    let Ok(local) = endpoint.local_addr() else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(DIAL_BACK_AFTER).await;
+        if peer.is_guest() || lock(&peer.outgoing).is_some() {
+            continue;
+        }
+        let ended = match connect(endpoint, address).await {
+            Ok(connection) => serve(shared, connection, None, local).await,
+            Err(reason) => Ended::Failed(reason),
+        };
+        if let Ended::Failed(reason) | Ended::Closed { reason, .. } = ended {
+            tracing::debug!(%address, reason, "dialled back a member");
+        }
+    }
+}
+
+/// Answers a guest on the connection that it dialled. Ends with that stream; for a member never.
+pub(super) async fn answer_guest(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: &Connection) {
+    if !peer.is_guest() {
+        return std::future::pending().await;
+    }
+    let opened = tokio::time::timeout(HANDSHAKE_LIMIT, open(connection, Class::Bulk)).await;
+    let Ok(Ok(bulk)) = opened else { return };
+    let outgoing = Arc::new(Outgoing::default());
+    *lock(&peer.outgoing) = Some(Arc::clone(&outgoing));
+    let _slot = Slot { peer, outgoing: &outgoing };
+    let ended = write(shared, &outgoing, bulk, Class::Bulk).await;
+    tracing::debug!(peer = peer.name, %ended, "a guest is gone");
+}
+
+/// What frames for a peer go into; emptied whatever ends its use.
+struct Slot<'a> {
+    peer: &'a Peer,
+    outgoing: &'a Arc<Outgoing>,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        lock(&self.peer.outgoing).take_if(|current| Arc::ptr_eq(current, self.outgoing));
+    }
 }
 
 /// Resolves when the address leads elsewhere than the connection: the pod that it names came back with another IP, and
 /// the one at the other end is somebody else.
-async fn moved(address: &PeerAddress, local: SocketAddr, remote: SocketAddr) {
+async fn moved(address: Option<&PeerAddress>, local: SocketAddr, remote: SocketAddr) {
+    // Dialled back: its own connection says where it is.
+    let Some(address) = address else { return std::future::pending().await };
     loop {
         tokio::time::sleep(RESOLVE_AGAIN).await;
         let Ok(targets) = address.resolve().await else { continue };
@@ -130,20 +183,22 @@ async fn moved(address: &PeerAddress, local: SocketAddr, remote: SocketAddr) {
     }
 }
 
-async fn serve(shared: &Arc<Shared>, connection: Connection, address: &PeerAddress, local: SocketAddr) -> Ended {
+/// Uses a connection until it ends. `address` is what was dialled by name.
+async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&PeerAddress>, local: SocketAddr) -> Ended {
     let started = Instant::now();
     let superfluous = |why: &'static [u8]| {
         connection.close(CLOSE_SUPERFLUOUS, why);
         Ended::Superfluous
     };
-    let Some(id) = member_of(shared, &connection) else {
-        connection.close(CLOSE_VIOLATION, b"not a member");
-        return Ended::Failed("the handshake proved no member's key".into());
+    let peer = match who(shared, &connection) {
+        Who::Peer(peer) if peer.is_guest() => return superfluous(b"guests are not dialled"),
+        Who::Peer(peer) => peer,
+        Who::Myself => return superfluous(b"this is myself"),
+        Who::Stranger => {
+            connection.close(CLOSE_VIOLATION, b"not a member");
+            return Ended::Failed("the handshake proved no member's key".into());
+        }
     };
-    if id == shared.own {
-        return superfluous(b"this is myself");
-    }
-    let Some(peer) = shared.peers.get(&id) else { return superfluous(b"not a peer") };
     let streams = match open_streams(&connection).await {
         Ok(streams) => streams,
         Err(reason) => return Ended::Failed(reason),
@@ -152,22 +207,27 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: &PeerAddre
     {
         let mut slot = lock(&peer.outgoing);
         if slot.is_some() {
+            drop(slot);
             return superfluous(b"already connected");
         }
         *slot = Some(outgoing.clone());
     }
     // From here on the slot is ours; whatever ends this function, also being dropped, must empty it.
-    let _guard = Registration { shared, id, outgoing: &outgoing };
+    let _guard = Registration { shared, id: peer.id, _slot: Slot { peer: &peer, outgoing: &outgoing } };
     shared.metrics.quic_connections.inc();
     tracing::info!(peer = peer.name, address = %connection.remote_address(), "connected");
-    (shared.inbound)(Inbound::Connected(id));
+    (shared.inbound)(Inbound::Connected(peer.id));
     let [vote, data, bulk] = streams;
+    let remote = connection.remote_address();
     let reason = tokio::select! {
         error = write(shared, &outgoing, vote, Class::Vote) => error.to_string(),
         error = write(shared, &outgoing, data, Class::Data) => error.to_string(),
         error = write(shared, &outgoing, bulk, Class::Bulk) => error.to_string(),
         error = connection.closed() => error.to_string(),
-        () = moved(address, local, connection.remote_address()) => "its address leads elsewhere now".to_owned(),
+        // To the other end this node may be a guest, which is answered here.
+        _ = read::streams(shared, &peer, &connection, &[Class::Bulk]) => "an answer broke off".to_owned(),
+        () = peer.left() => "its standing changed".to_owned(),
+        () = moved(address, local, remote) => "its address leads elsewhere now".to_owned(),
         () = measure(shared, &connection, &peer.name) => String::new(),
     };
     let reason = connection.close_reason().map_or(reason, |closed| closed.to_string());
@@ -178,28 +238,27 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: &PeerAddre
 struct Registration<'a> {
     shared: &'a Shared,
     id: NodeId,
-    outgoing: &'a Arc<Outgoing>,
+    _slot: Slot<'a>,
 }
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        if let Some(peer) = self.shared.peers.get(&self.id) {
-            lock(&peer.outgoing).take_if(|current| Arc::ptr_eq(current, self.outgoing));
-        }
         self.shared.metrics.quic_connections.dec();
         (self.shared.inbound)(Inbound::Disconnected(self.id));
     }
 }
 
+async fn open(connection: &Connection, class: Class) -> Result<SendStream, String> {
+    let mut stream = connection.open_uni().await.map_err(|e| e.to_string())?;
+    stream.set_priority(class.priority()).map_err(|e| e.to_string())?;
+    // Opens the stream at the other end and says what it is for.
+    stream.write_all(&[class.byte()]).await.map_err(|e| e.to_string())?;
+    Ok(stream)
+}
+
 async fn open_streams(connection: &Connection) -> Result<[SendStream; 3], String> {
-    let open = async |class: Class| -> Result<SendStream, String> {
-        let mut stream = connection.open_uni().await.map_err(|e| e.to_string())?;
-        stream.set_priority(class.priority()).map_err(|e| e.to_string())?;
-        // Opens the stream at the other end and says what it is for.
-        stream.write_all(&[class.byte()]).await.map_err(|e| e.to_string())?;
-        Ok(stream)
-    };
-    let opened = async { Ok([open(Class::Vote).await?, open(Class::Data).await?, open(Class::Bulk).await?]) };
+    let opened =
+        async { Ok([open(connection, Class::Vote).await?, open(connection, Class::Data).await?, open(connection, Class::Bulk).await?]) };
     tokio::time::timeout(HANDSHAKE_LIMIT, opened).await.unwrap_or_else(|_| Err("the peer allows no streams".into()))
 }
 

@@ -1,33 +1,40 @@
-//! Frames between the members of a chain, over QUIC.
+//! Frames between the members of an epoch, over QUIC.
 //!
-//! Every node sends only on connections that it dialled and receives only on those that it accepted: two connections
-//! per pair, no tie to break, and a restarted node is heard as soon as it dials. Each connection carries one
-//! unidirectional stream per [`Class`], votes before data before bulk.
+//! Every node sends on connections that it dialled and receives on those that it accepted: two connections per pair, no
+//! tie to break, and a restarted node is heard as soon as it dials. Each connection carries one unidirectional stream per
+//! [`Class`], votes before data before bulk. The members change with the epochs ([`Transport::set_members`]); where a
+//! member's address is not in the configuration, the address that it dials from is dialled: one socket does both.
 //!
-//! The rules: both ends prove the key of a member of the genesis, with X25519MLKEM768 and ML-DSA-87 and no 0-RTT, before
+//! A *guest* is no member: a node of an earlier epoch that must learn that it ended, or a learner whose key the operator
+//! named ([`Transport::admit`]). It is known by a number that no member has ([`is_guest`]), may only ask for what proves
+//! itself, and is answered on the connection that it dialled, on one bulk stream.
+//!
+//! The rules: both ends prove the key of a member or guest, with X25519MLKEM768 and ML-DSA-87 and no 0-RTT, before
 //! a byte is read. Sending never blocks: what exceeds a bound, or has no connection, is dropped and counted, and the
-//! protocol repairs it. What a member may have in flight towards the engine is bounded by its own budget, so that a
+//! protocol repairs it. What a peer may have in flight towards the engine is bounded by its own budget, so that a
 //! flood slows down only whoever sends it.
 
 mod accept;
 mod dial;
+mod peers;
 mod queue;
 mod quic;
+mod read;
 
 use crate::{metrics::Metrics, peer_address::PeerAddress};
 use bytes::Bytes;
 use cretoai_consensus::{MAX_FRAME, Member, NodeId, PublicKey, Urgency};
 use cretoai_control::{keys::SecretKey, tls::TlsError};
-use queue::Outgoing;
+pub use peers::is_guest;
+use peers::{Peer, Peers};
 use std::{
-    collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, OwnedSemaphorePermit, watch},
     task::JoinSet,
 };
 
@@ -82,7 +89,7 @@ impl Class {
         }
     }
 
-    /// KiB that one member may have between the socket and the engine's attention.
+    /// KiB that one peer may have between the socket and the engine's attention.
     const fn budget_kib(self) -> usize {
         match self {
             Self::Vote => 2 * 1024,
@@ -152,24 +159,12 @@ pub struct Transport {
 
 /// What all tasks of a transport share.
 struct Shared {
-    own: NodeId,
-    ids: HashMap<PublicKey, NodeId>,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: Arc<Peers>,
     metrics: Arc<Metrics>,
     inbound: Box<dyn Fn(Inbound) + Send + Sync>,
     /// A member that we cannot reach has just reached us: dial at once.
     wake: Notify,
     closing: watch::Sender<bool>,
-}
-
-/// One other member.
-struct Peer {
-    name: String,
-    /// Our connection to it.
-    outgoing: Mutex<Option<Arc<Outgoing>>>,
-    /// Its connection to us.
-    accepted: Mutex<Option<quinn::Connection>>,
-    budgets: [Arc<Semaphore>; 3],
 }
 
 impl Shared {
@@ -200,29 +195,16 @@ impl Transport {
     pub async fn start(
         listen: SocketAddr,
         key: &SecretKey,
-        members: Vec<Member>,
-        own: NodeId,
+        members: &[Member],
         dial: Vec<PeerAddress>,
         metrics: Arc<Metrics>,
         inbound: impl Fn(Inbound) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, TransportError> {
-        let peer = |member: &Member| Peer {
-            name: member.name.clone(),
-            outgoing: Mutex::new(None),
-            accepted: Mutex::new(None),
-            budgets: Class::ALL.map(|class| Arc::new(Semaphore::new(class.budget_kib()))),
-        };
-        let shared = Arc::new(Shared {
-            own,
-            peers: members.iter().filter(|m| m.id != own).map(|m| (m.id, peer(m))).collect(),
-            ids: members.into_iter().map(|m| (m.key, m.id)).collect(),
-            metrics,
-            inbound: Box::new(inbound),
-            wake: Notify::new(),
-            closing: watch::Sender::new(false),
-        });
-        let keys: Arc<std::collections::HashSet<PublicKey>> = Arc::new(shared.ids.keys().cloned().collect());
-        let endpoint = quic::endpoint(listen, key, Arc::new(move |key: &PublicKey| keys.contains(key)))?;
+        let peers = Arc::new(Peers::new(key.public_key().clone(), members));
+        let admit = Arc::clone(&peers);
+        let shared =
+            Arc::new(Shared { peers, metrics, inbound: Box::new(inbound), wake: Notify::new(), closing: watch::Sender::new(false) });
+        let endpoint = quic::endpoint(listen, key, Arc::new(move |key: &PublicKey| admit.admits(key)))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept::run(shared.clone(), endpoint.clone()));
         for address in dial {
@@ -239,9 +221,20 @@ impl Transport {
         self.endpoint.local_addr()
     }
 
-    /// Queues a frame for one member. Never blocks; what has no connection or no room is dropped and counted.
+    /// The members of the epoch that begins. Connections to who stays stay; who leaves becomes a guest.
+    pub fn set_members(&self, members: &[Member]) {
+        self.shared.peers.set_members(members);
+        self.shared.wake.notify_waiters();
+    }
+
+    /// Lets the holders of these keys connect as guests.
+    pub fn admit(&self, keys: impl IntoIterator<Item = PublicKey>) {
+        self.shared.peers.admit(keys);
+    }
+
+    /// Queues a frame for one peer. Never blocks; what has no connection or no room is dropped and counted.
     pub fn send(&self, to: NodeId, class: Class, frame: Bytes) {
-        let outgoing = self.shared.peers.get(&to).and_then(|peer| lock(&peer.outgoing).clone());
+        let outgoing = self.shared.peers.get(to).and_then(|peer| lock(&peer.outgoing).clone());
         let taken = frame.len() <= MAX_FRAME_BYTES && outgoing.is_some_and(|outgoing| outgoing.push(class, frame));
         if !taken {
             self.shared.metrics.dropped_frames.with_label_values(&[class.label()]).inc();
@@ -250,8 +243,8 @@ impl Transport {
 
     /// Queues a frame for every other member.
     pub fn broadcast(&self, class: Class, frame: Bytes) {
-        for &id in self.shared.peers.keys() {
-            self.send(id, class, frame.clone());
+        for peer in self.shared.peers.members() {
+            self.send(peer.id, class, frame.clone());
         }
     }
 
@@ -259,7 +252,7 @@ impl Transport {
     #[must_use]
     pub fn connected(&self) -> Vec<(NodeId, bool)> {
         let both = |peer: &Peer| lock(&peer.outgoing).is_some() && lock(&peer.accepted).is_some();
-        self.shared.peers.iter().map(|(&id, peer)| (id, both(peer))).collect()
+        self.shared.peers.members().iter().map(|peer| (peer.id, both(peer))).collect()
     }
 
     /// Closes every connection and tells the peers, within a second. Frames still queued are lost.

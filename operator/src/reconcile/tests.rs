@@ -120,12 +120,18 @@ fn serve(server: &Shared) -> Client {
 struct Nodes {
     keys: Vec<SecretKey>,
     chains: Arc<Mutex<BTreeMap<usize, String>>>,
+    suspected: Arc<Mutex<Vec<String>>>,
     posing_as: Option<usize>,
 }
 
 impl Nodes {
     fn new() -> Self {
-        Self { keys: (0..4).map(|i| crate::testing::key(10 + i)).collect(), chains: Arc::default(), posing_as: None }
+        Self {
+            keys: (0..4).map(|i| crate::testing::key(10 + i)).collect(),
+            chains: Arc::default(),
+            suspected: Arc::default(),
+            posing_as: None,
+        }
     }
 }
 
@@ -170,6 +176,7 @@ impl NodeClient for Nodes {
         status.chain_id = self.chains.lock().unwrap().get(&ordinal).cloned();
         status.role = if status.chain_id.is_some() { Role::Validator } else { Role::Waiting };
         status.ready = status.chain_id.is_some();
+        status.suspected.clone_from(&self.suspected.lock().unwrap());
         Box::pin(async move { Ok(status) })
     }
 }
@@ -257,6 +264,26 @@ async fn from_apply_to_a_live_chain_and_back_from_a_hand_edit() {
     assert_eq!(server.lock().unwrap().objects[API]["spec"]["ports"][0]["port"], 8080);
     let told = events(&server).join("\n");
     assert!(told.contains("DriftRepaired: Service prod-api was edited by hand (spec.ports[0].port is 81 instead of 8080)"), "{told}");
+}
+
+#[tokio::test]
+async fn a_suspected_member_is_told_once() {
+    let (server, resource) = begin();
+    let (nodes, resource) = (Nodes::new(), Arc::new(resource));
+    let context = context(&server, &nodes);
+    reconcile(Arc::clone(&resource), Arc::clone(&context)).await.unwrap();
+    start_pods(&server);
+    for _ in 0..2 {
+        reconcile(Arc::clone(&resource), Arc::clone(&context)).await.unwrap();
+    }
+    assert!(!events(&server).join("\n").contains("MemberSuspected"));
+    nodes.suspected.lock().unwrap().push("prod-2".into());
+    for _ in 0..3 {
+        reconcile(Arc::clone(&resource), Arc::clone(&context)).await.unwrap();
+    }
+    let told: Vec<String> = events(&server).into_iter().filter(|event| event.starts_with("MemberSuspected: prod-2 ")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(server.lock().unwrap().objects[CLUSTER]["status"]["summary"]["suspected"], "prod-2");
 }
 
 #[tokio::test]

@@ -96,6 +96,67 @@ fn a_conflicting_minority_never_wins_and_is_named() {
     assert_eq!(status.members[2].role, "Dissenting");
 }
 
+/// Lets nodes accuse `suspect`.
+fn accuse(view: &mut View, accusers: &[usize], suspect: &str) {
+    for accuser in accusers {
+        let Some(Report::Status(status)) = view.reports.get_mut(accuser) else { panic!() };
+        status.suspected.push(suspect.into());
+    }
+}
+
+#[test]
+fn a_member_that_w_nodes_suspect_is_named() {
+    let world = World::alive(4);
+    let well = status(&world);
+    assert!(well.suspected.is_empty());
+    assert_eq!(well.summary.as_ref().unwrap().suspected, "none");
+    assert_eq!(is(&well, condition::BYZANTINE).0, "False");
+    let mut view = world.view();
+    accuse(&mut view, &[0, 1, 2], "prod-3");
+    accuse(&mut view, &[0, 1], "a stranger");
+    let status = status_of(&view, &[], at(0));
+    assert_eq!(status.suspected, ["prod-3"]);
+    assert_eq!(status.summary.as_ref().unwrap().suspected, "prod-3");
+    let (truth, reason, message) = is(&status, condition::BYZANTINE);
+    assert_eq!((truth, reason), ("True", "MemberSuspected"));
+    assert!(message.contains("prod-3") && message.contains("/v1/evidence") && !message.contains("stop the clients"), "{message}");
+    assert_eq!(is(&status, condition::DEGRADED).1, "MemberSuspected");
+    assert_eq!(is(&status, condition::READY).0, "True", "three honest ones decide");
+    assert!(status.summary.unwrap().status.contains("prod-3"));
+}
+
+#[test]
+fn one_node_alone_can_neither_accuse_nor_acquit() {
+    let world = World::alive(4);
+    let mut view = world.view();
+    accuse(&mut view, &[3], "prod-0");
+    let status = status_of(&view, &[], at(0));
+    assert!(status.suspected.is_empty(), "{:?}", status.suspected);
+    assert_eq!(is(&status, condition::DEGRADED).0, "False");
+
+    // What was agreed on stays while too few nodes answer, and goes when w say so.
+    let mut view = world.view();
+    view.cluster.status.suspected = vec!["prod-3".into()];
+    for ordinal in [0, 1, 2] {
+        view.reports.insert(ordinal, Report::Silent("connection refused".into()));
+    }
+    assert_eq!(status_of(&view, &[], at(0)).suspected, ["prod-3"]);
+    let mut view = world.view();
+    view.cluster.status.suspected = vec!["prod-3".into()];
+    assert!(status_of(&view, &[], at(0)).suspected.is_empty());
+}
+
+#[test]
+fn more_suspects_than_the_chain_tolerates_stop_the_clients() {
+    let world = World::alive(4);
+    let mut view = world.view();
+    accuse(&mut view, &[0, 1], "prod-2");
+    accuse(&mut view, &[0, 1], "prod-3");
+    let status = status_of(&view, &[], at(0));
+    assert_eq!(status.summary.as_ref().unwrap().suspected, "prod-2, prod-3");
+    assert!(is(&status, condition::BYZANTINE).2.contains("stop the clients"));
+}
+
 #[test]
 fn a_sequence_never_goes_back() {
     let world = World::alive(4);

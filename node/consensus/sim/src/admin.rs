@@ -5,9 +5,7 @@ use crate::{
     crypto::{SimKey, admin_key, member_key, member_name},
     scenario::Change,
 };
-use cretoai_consensus::{
-    Change as Step, Epoch, Hash, NodeId, Parameters, Ready, Reconfig, Sequence, SignedReconfig, Signer, Validators,
-};
+use cretoai_consensus::{Change as Step, Epoch, Hash, NodeId, Parameters, Ready, Reconfig, Sequence, SignedReconfig, Signer, Validators};
 use std::collections::VecDeque;
 
 /// An order that is on its way.
@@ -85,8 +83,12 @@ impl Admin {
         let reconfig = Reconfig { epoch, valid_until_ms: time_ms + 60_000, change: step, ready: sign.ready };
         let message = reconfig.signing_message(chain_id);
         let new_key = sign.new.as_ref().map(|key| key.sign(&reconfig.possession_message(chain_id)));
-        let order =
-            SignedReconfig { admin: self.key().sign(&message), new_key, old_key: sign.old.as_ref().map(|key| key.sign(&message)), reconfig };
+        let order = SignedReconfig {
+            admin: self.key().sign(&message),
+            new_key,
+            old_key: sign.old.as_ref().map(|key| key.sign(&message)),
+            reconfig,
+        };
         self.issued = Some(Issued { change, order });
     }
 

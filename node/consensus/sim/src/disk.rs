@@ -2,12 +2,12 @@
 //! keeps only what an fsync covered and any prefix of the batches after it. A batch is whole or not there. Restart and
 //! fetches answer as the node's RocksDB store does.
 
+use cretoai_consensus::{ChainState, Opening};
 use cretoai_consensus::{
-    Checkpoint, CheckpointCertificate, CheckedVertex, Epoch, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message,
+    CheckedVertex, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message,
     NewView, NodeId, Outcome, Phase, Prepared, Proof, Proposal, Sequence, Tip, VALIDITY_WINDOW_MS, Validators, ViewChange, Vote, encode,
     engine::{Execution, Mark, Recovered, Write},
 };
-use cretoai_consensus::{ChainState, Opening};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -18,8 +18,6 @@ use std::{
 pub enum DiskFault {
     /// Reports writes as durable that are not.
     IgnoresFsync,
-    /// Gives no vote back after a restart.
-    ForgetsVotes,
     /// Gives no prepared certificate back after a restart.
     ForgetsPrepared,
     /// Gives no view back after a restart.
@@ -32,9 +30,8 @@ pub enum DiskFault {
 
 impl DiskFault {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::IgnoresFsync,
-        Self::ForgetsVotes,
         Self::ForgetsPrepared,
         Self::ForgetsView,
         Self::ForgetsRecentPayloads,
@@ -241,10 +238,8 @@ impl Disk {
         recovered.view_change = content.view_change.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
         recovered.new_view = content.new_view.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
         recovered.prepared = content.prepared.clone().filter(|_| self.fault != Some(DiskFault::ForgetsPrepared));
-        if self.fault != Some(DiskFault::ForgetsVotes) {
-            recovered.proposal.clone_from(&content.proposed);
-            recovered.votes = [&content.prepare, &content.commit].into_iter().flatten().cloned().collect();
-        }
+        recovered.proposal.clone_from(&content.proposed);
+        recovered.votes = [&content.prepare, &content.commit].into_iter().flatten().cloned().collect();
         recovered.mark = content.mark;
         recovered.stale = content.stale;
         recovered.checkpoint.clone_from(&content.checkpoint);
@@ -258,13 +253,13 @@ impl Disk {
         recovered
     }
 
-    /// Every branch of every lane above its decided tip, by height.
+    /// Every branch of every lane at or above its decided tip, by height.
     fn undecided(content: &Content, recovered: &Recovered) -> Vec<Arc<CheckedVertex>> {
         let epoch = recovered.validators.epoch;
         let tips: BTreeMap<NodeId, Tip> = recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
         let above = |v: &&Arc<CheckedVertex>| {
             let header = v.header();
-            header.epoch == epoch && tips.get(&header.author).is_some_and(|tip| header.height > tip.height)
+            header.epoch == epoch && tips.get(&header.author).is_some_and(|tip| header.height > tip.height || v.tip() == *tip)
         };
         let mut vertices: Vec<_> = content.vertices.values().flatten().filter(above).cloned().collect();
         vertices.sort_by_key(|vertex| vertex.header().height);

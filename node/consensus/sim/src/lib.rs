@@ -9,7 +9,11 @@
 //! | [`byzantine`] | attackers |
 //! | [`admin`] | who orders reconfigurations |
 //! | [`invariants`] | what must hold after every step |
-//! | [`trace`] | what happened, for people |
+//! | [`trace`], [`svg`] | what happened, for people |
+//! | [`seeds`] | runs of many seeds, and the replay of one |
+//! | [`twins`] | every scenario of partitions with one node that runs twice |
+//! | [`outage`] | how long nothing is decided when the leader is killed |
+//! | `mutants` | the proof that the checks can fail (feature `mutants`) |
 //!
 //! Equal seeds give equal runs. A failing seed prints one command that replays it.
 
@@ -21,9 +25,14 @@ pub mod crypto;
 pub mod disk;
 pub mod invariants;
 pub mod machine;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod network;
+pub mod outage;
 pub mod rng;
 pub mod scenario;
 pub mod seeds;
+pub mod svg;
 pub mod trace;
+pub mod twins;
 pub mod world;

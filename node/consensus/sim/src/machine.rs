@@ -41,6 +41,8 @@ pub struct Machine {
     pub life: u64,
     /// When the earliest wake that is on its way comes.
     pub wake: Option<u64>,
+    /// Turns in a row that were asked for at once and led to nothing.
+    pub vain_turns: u32,
     /// A turn whose writes are being synced.
     pub flushing: Option<Turn>,
     /// What came while it was busy or paused.
@@ -74,6 +76,7 @@ impl Machine {
             next_key: 1,
             life: 0,
             wake: None,
+            vain_turns: 0,
             flushing: None,
             inbox: VecDeque::new(),
             paused: false,
@@ -117,6 +120,7 @@ impl Machine {
         self.engine = Some(Engine::new(config, recovered));
         self.life += 1;
         self.wake = None;
+        self.vain_turns = 0;
         self.began = micros;
     }
 

@@ -152,6 +152,8 @@ pub struct Scenario {
     pub payload_bytes: u64,
     /// A mistake of the driver.
     pub broken: Option<Broken>,
+    /// Drivers send to machines that are no members (any more), too.
+    pub lax_senders: bool,
     /// Two machines run with the key and id of this node.
     pub twin: Option<NodeId>,
 }
@@ -161,7 +163,7 @@ impl Scenario {
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let n = rng.pick(&[1, 3, 4, 4, 4, 4, 5, 6, 7]);
+        let n = rng.pick(&[1, 3, 4, 4, 4, 4, 4, 5, 6, 7, 7, 10]);
         let model = if n <= 3 && rng.chance(300) { FaultModel::Crash } else { FaultModel::Byzantine };
         let low = rng.range(50, 1_500);
         let weather = Weather {
@@ -180,7 +182,8 @@ impl Scenario {
             skew_ms: 400,
             trouble,
             crashes: rng.pick(&[0, 2, 8, 25]),
-            payloads: rng.range(20, 100),
+            payloads: rng.range(20, 120),
+            lax_senders: rng.chance(300),
             ..Self::calm(n, 0)
         };
         scenario.seed = seed;
@@ -211,6 +214,7 @@ impl Scenario {
             payloads: 0,
             payload_bytes: 300,
             broken: None,
+            lax_senders: false,
             twin: None,
         }
     }
@@ -240,7 +244,7 @@ impl Scenario {
 
     fn choose_faults(&mut self, rng: &mut Rng) {
         let mut bad = self.attackers.len();
-        let count = rng.range(0, 6);
+        let count = rng.pick(&[0, 3, 6, 12]);
         for _ in 0..count {
             let fault = rng.pick(FAULTS);
             let costs = usize::from(matches!(fault, Fault::LostVolume | Fault::RestoredVolume));

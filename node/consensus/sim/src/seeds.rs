@@ -129,9 +129,8 @@ pub fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
-/// Runs one seed again. Gives back how it ended, and what happened.
-#[must_use]
-pub fn replay(seed: u64, print: bool) -> (Result<Report, Broken>, Trace) {
+/// Runs one seed again. Gives back how it ended, what happened, and between how many machines.
+pub fn replay(seed: u64, print: bool) -> (Result<Report, Broken>, Trace, usize) {
     let mut world = World::new(Scenario::of_seed(seed));
     println!("{:#?}", world.scenario);
     world.trace = Some(Trace { print, ..Trace::default() });
@@ -140,5 +139,5 @@ pub fn replay(seed: u64, print: bool) -> (Result<Report, Broken>, Trace) {
         Ok(report) => println!("{:.3} ms: kept every rule: {report:?}", world.now as f64 / 1000.0),
         Err(broken) => println!("{:.3} ms: {broken}", world.now as f64 / 1000.0),
     }
-    (result, world.trace.unwrap_or_default())
+    (result, world.trace.unwrap_or_default(), world.machines.len())
 }

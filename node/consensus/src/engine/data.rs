@@ -7,7 +7,7 @@ use crate::{
     message::{MAX_FETCHED_VERTICES, Message},
     mutants::mutant,
     payload::Payload,
-    vertex::{CheckedVertex, Link, MAX_BODY, Tip, Vertex, VertexError},
+    vertex::{CheckedVertex, Link, MAX_BODY, MAX_PAYLOADS, Tip, Vertex, VertexError, items_bytes},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,9 @@ impl Engine {
         let Some(own) = self.own_position().filter(|_| self.may_sign() && self.successor.is_none()) else { return false };
         let Some(lane) = self.lanes.get(own) else { return false };
         let acknowledged = self.acknowledged_by(own, self.quorum().q).height.max(lane.decided().height);
-        lane.undecided() < self.limits.lane && lane.tip().height.0 - acknowledged.0 < self.limits.unacknowledged
+        lane.undecided() < self.limits.lane
+            && lane.has_room_for_bytes()
+            && lane.tip().height.0 - acknowledged.0 < self.limits.unacknowledged
     }
 
     /// Seals what waits: with the COMMIT of this turn; or at once when nothing is being decided; or when a vertex is
@@ -74,11 +76,13 @@ impl Engine {
 
     fn seal_one(&mut self, now: Now) {
         let (Some((own, signer)), Some(position)) = (self.own.clone(), self.own_position()) else { return };
+        let items = self.items_to_seal();
+        let room = MAX_BODY.saturating_sub(items_bytes(&items));
         let mut payloads = Vec::new();
         let mut bytes = 0;
         while let Some(pooled) = self.pool.front() {
             let size = pooled.payload.encoded_len();
-            if bytes + size > MAX_BODY {
+            if bytes + size > room || payloads.len() >= MAX_PAYLOADS {
                 break;
             }
             bytes += size;
@@ -90,7 +94,6 @@ impl Engine {
         let others = self.validators.ids().zip(&self.lanes).filter(|(author, lane)| *author != own && lane.tip() != Tip::default());
         let links = others.map(|(author, lane)| Link { author, tip: lane.tip() }).collect();
         let previous = self.lanes.get(position).map_or_else(Tip::default, super::lane::Lane::tip);
-        let items = self.items_to_seal();
         if previous.height.next() <= self.mark.height && self.mark.epoch == self.validators.epoch {
             // The mark outlives everything: that height was sealed before, and the store lost it.
             return;

@@ -6,7 +6,7 @@ use crate::{
     hash::Hash,
     ids::Height,
     mutants::mutant,
-    vertex::{CheckedVertex, Tip},
+    vertex::{CheckedVertex, MAX_BODY, Tip},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,6 +18,11 @@ const MAX_WAITING: usize = 64;
 
 /// How many vertices of one slot are kept while a named tip is looked for, beside the one that is known to be needed.
 const MAX_CANDIDATES: usize = 3;
+
+/// Bytes of vertices in memory that nobody named: of the chain, of those that wait, and of candidates.
+const MAX_CHAIN_BYTES: usize = 8 << 20;
+const MAX_WAITING_BYTES: usize = 1 << 20;
+const MAX_CANDIDATE_BYTES: usize = 4 << 20;
 
 /// How many heights of a fork are asked for at a time: as many full vertices as one answer may hold.
 const FORK_WINDOW: u64 = 16;
@@ -42,7 +47,10 @@ pub(super) enum Offer {
 pub(super) struct Lane {
     decided: Tip,
     chain: VecDeque<Arc<CheckedVertex>>,
+    /// The weight of the chain, and of what waits.
+    bytes: usize,
     waiting: BTreeMap<Height, Arc<CheckedVertex>>,
+    waiting_bytes: usize,
     wanted: Option<Wanted>,
     /// The vertex at the decided tip, if it was decided since the start.
     last_decided: Option<Arc<CheckedVertex>>,
@@ -66,6 +74,16 @@ impl Lane {
 
     pub(super) const fn decided(&self) -> Tip {
         self.decided
+    }
+
+    /// Whether one more full vertex has room in memory.
+    pub(super) const fn has_room_for_bytes(&self) -> bool {
+        self.bytes + 2 * MAX_BODY <= MAX_CHAIN_BYTES
+    }
+
+    fn weigh(&mut self) {
+        self.bytes = self.chain.iter().map(|vertex| vertex.weight()).sum();
+        self.waiting_bytes = self.waiting.values().map(|vertex| vertex.weight()).sum();
     }
 
     /// How many vertices are held beside the chain.
@@ -159,13 +177,17 @@ impl Lane {
             let fork = height > self.decided.height && self.contradicts(vertex.tip());
             return if fork { Offer::Fork } else { Offer::Known };
         }
-        if self.chain.len() >= room {
+        // What a start gives back was held before.
+        let recalled = room == usize::MAX;
+        if self.chain.len() >= room || (!recalled && self.bytes + vertex.weight() > MAX_CHAIN_BYTES) {
             return Offer::Known;
         }
         if height > top.height.next() {
-            if self.waiting.contains_key(&height) || self.waiting.len() >= MAX_WAITING {
+            let full = self.waiting.len() >= MAX_WAITING || self.waiting_bytes + vertex.weight() > MAX_WAITING_BYTES;
+            if self.waiting.contains_key(&height) || (full && !recalled) {
                 return Offer::Known;
             }
+            self.waiting_bytes += vertex.weight();
             self.waiting.insert(height, vertex);
             return Offer::Waits;
         }
@@ -188,6 +210,7 @@ impl Lane {
             }
         }
         self.chain.extend(extended.iter().cloned());
+        self.weigh();
         Offer::Extended(extended)
     }
 
@@ -212,6 +235,7 @@ impl Lane {
     fn consider(&mut self, vertex: Arc<CheckedVertex>) {
         let (needed, decided) = (self.needed(), self.decided);
         let Some(wanted) = &mut self.wanted else { return };
+        let bytes: usize = wanted.candidates.values().flatten().map(|vertex| vertex.weight()).sum();
         let height = vertex.header().height;
         if height <= decided.height || height > wanted.tip.height {
             return;
@@ -223,7 +247,7 @@ impl Lane {
         if needed == Some(vertex.tip()) {
             slot.insert(0, vertex);
             slot.truncate(MAX_CANDIDATES + 1);
-        } else if slot.len() < MAX_CANDIDATES {
+        } else if slot.len() < MAX_CANDIDATES && bytes + vertex.weight() <= MAX_CANDIDATE_BYTES {
             slot.push(vertex);
         }
     }
@@ -256,6 +280,7 @@ impl Lane {
         let held: Vec<Hash> = before.iter().map(|vertex| vertex.id()).chain(kept).collect();
         self.keep_pinned(before);
         self.waiting.clear();
+        self.weigh();
         self.wanted = None;
         path.retain(|vertex| !held.contains(&vertex.id()));
         path
@@ -307,6 +332,7 @@ impl Lane {
         self.beside.retain(|height, _| *height > tip.height && !self.pinned.is_empty());
         self.decided = tip;
         self.waiting.retain(|height, _| *height > tip.height);
+        self.weigh();
         if self.wanted.as_ref().is_some_and(|wanted| wanted.tip.height <= tip.height) {
             self.wanted = None;
         }

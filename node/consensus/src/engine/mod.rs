@@ -618,7 +618,9 @@ impl Engine {
     }
 
     fn persist(&mut self, write: Write) {
-        self.turn.sync |= !matches!(write, Write::Execution(_));
+        let needs_no_sync =
+            matches!(write, Write::Execution(_)) || (mutant!(VoteBeforeDurable) && matches!(write, Write::Vote { .. } | Write::Mark(_)));
+        self.turn.sync |= !needs_no_sync;
         self.turn.writes.push(write);
     }
 
@@ -661,7 +663,12 @@ impl Engine {
     /// The leader of the current view.
     #[must_use]
     pub fn leader(&self) -> NodeId {
-        self.validators.leader(self.view)
+        let leader = self.validators.leader(self.view);
+        let accuses = |item: &Item| matches!(item, Item::Evidence(e) if e.offence().is_some_and(|offence| offence.accused == leader));
+        if mutant!(LeaderFromLocalBans) && self.items.iter().any(accuses) {
+            return self.validators.leader(self.view.next());
+        }
+        leader
     }
 
     fn leads(&self) -> bool {

@@ -6,7 +6,7 @@ use crate::{
     rng::Rng,
 };
 use cretoai_consensus::{
-    Change, CheckedVertex, Epoch, Evidence, Height, Item, MAX_ITEMS, Message, NodeId, Payload, Proof, Record, Reconfig, Sequence,
+    Change, CheckedVertex, Epoch, Evidence, Height, Item, MAX_ITEMS, Message, NodeId, Payload, Proof, Reconfig, Record, Sequence,
     Signature, SignedHeader, SignedReconfig, Signer, Tip, Vertex, View, Vote,
 };
 use std::sync::Arc;

@@ -20,7 +20,13 @@ impl Attacker {
             messages.push(self.memory[rng.index(self.memory.len())].clone());
         }
         if self.does(Strategy::OtherDomain) && rng.chance(100) {
-            messages.extend(self.other_domain(rng, situation, messages.first()));
+            // Before the true one, or in its place.
+            if let Some(other) = self.other_domain(rng, situation, messages.first()) {
+                if rng.chance(500) {
+                    messages.clear();
+                }
+                messages.insert(0, other);
+            }
         }
         if self.does(Strategy::Flood) && rng.chance(4) {
             messages.extend(self.flood(rng, situation));

@@ -68,7 +68,8 @@ impl Attacker {
         let mut others: Vec<&Arc<ViewChange>> = self.view_changes.values().filter(of_view).filter(|c| c.head.node != self.own).collect();
         others.sort_by_key(|change| (change.head.prepared.map(|(view, _)| view), change.head.executed));
         others.truncate(situation.validators.quorum().q - 1);
-        let mut heads: Vec<(ViewChangeHead, Signature)> = others.iter().map(|c| (c.head.clone(), c.signature.clone())).chain([own]).collect();
+        let mut heads: Vec<(ViewChangeHead, Signature)> =
+            others.iter().map(|c| (c.head.clone(), c.signature.clone())).chain([own]).collect();
         heads.sort_by_key(|(head, _)| head.node);
         let choice = Choice::of(heads.iter().map(|(head, _)| head))?;
         let shows = |change: &&&Arc<ViewChange>| change.head.executed == choice.executed && change.head.prepared == choice.prepared;

@@ -38,14 +38,7 @@ impl Attacker {
         messages
     }
 
-    pub(super) fn voted(
-        &self,
-        rng: &mut Rng,
-        collusion: &Collusion,
-        situation: &Situation<'_>,
-        to: NodeId,
-        vote: Vote,
-    ) -> Vec<Message> {
+    pub(super) fn voted(&self, rng: &mut Rng, collusion: &Collusion, situation: &Situation<'_>, to: NodeId, vote: Vote) -> Vec<Message> {
         let ballot = vote.ballot;
         if self.does(Strategy::Equivocate)
             && let Some(digest) = collusion.told.get(&(ballot.view, ballot.sequence, to))

@@ -4,10 +4,10 @@
 use super::{Broken, Checks, Slot, rule};
 use crate::{crypto::SimVerifier, disk::Disk};
 use cretoai_consensus::{
-    Ballot, Checkpoint, Domain, Epoch, Hash, Message, NewView, NodeId, Phase, Sequence, Tip, View, ViewChange, Vote,
+    Ballot, Checkpoint, Domain, Epoch, Hash, Height, Message, NewView, NodeId, Phase, Proposal, Sequence, Tip, View, ViewChange, Vote,
     engine::{Role, Write},
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What honest nodes said so far.
 #[derive(Default)]
@@ -23,6 +23,10 @@ pub(super) struct Signed {
     checkpoints: HashMap<(Epoch, NodeId, Sequence), Hash>,
     /// The vertex of each slot.
     slots: HashMap<Slot, Hash>,
+    /// What each node acknowledged in a lane since it started: by height.
+    acknowledged: HashMap<(NodeId, Epoch, NodeId), BTreeMap<Height, Hash>>,
+    /// Tips that somebody proposed, or that a certificate names.
+    named: HashMap<(Epoch, NodeId), BTreeSet<Tip>>,
 }
 
 impl Checks {
@@ -53,8 +57,14 @@ impl Checks {
             Write::Stable(certificate) | Write::Epoch { certificate, .. } => {
                 let state = &certificate.state;
                 let valid = self.epochs.get(&state.epoch).map(|set| certificate.verify(self.chain_id, set, &SimVerifier));
-                rule!(valid == Some(Ok(())), "certificate: node {node} holds {} for stable, which proves nothing: {valid:?}", state.sequence);
-                let right = self.chain_hash_at(state.sequence) == Some(state.chain_hash);
+                rule!(
+                    valid == Some(Ok(())),
+                    "certificate: node {node} holds {} for stable, which proves nothing: {valid:?}",
+                    state.sequence
+                );
+                let executed = disk.newest() >= state.sequence;
+                rule!(executed, "checkpoint: node {node} closed {} before it had executed it", state.sequence);
+                let right = self.chain_hash_at(state.sequence).is_none_or(|hash| hash == state.chain_hash);
                 rule!(right, "certificate: node {node} closed {} on a chain that is not executed", state.sequence);
             }
             _ => {}
@@ -144,8 +154,19 @@ impl Checks {
         if ballot.phase == Phase::Commit {
             rule!(disk.holds_prepared_of(vote), "durability: node {node} sent {ballot:?} before its certificate was durable");
         }
+        self.follows_choice(node, &ballot, disk)?;
         let signed_by = self.epochs.get(&ballot.epoch).is_some_and(|set| vote.verifies(self.chain_id, set, &SimVerifier));
         rule!(signed_by, "standing: node {node} signed {ballot:?} with a key that is no validator's");
+        Ok(())
+    }
+
+    /// What NEW-VIEW chose is what is voted for.
+    fn follows_choice(&self, node: NodeId, ballot: &Ballot, disk: &Disk) -> Result<(), Broken> {
+        let of_view = |new_view: &&std::sync::Arc<NewView>| (new_view.epoch, new_view.view) == (ballot.epoch, ballot.view);
+        let Some(choice) = disk.new_view().filter(of_view).and_then(|new_view| new_view.choice()) else { return Ok(()) };
+        let chosen = choice.prepared.filter(|_| choice.executed.next() == ballot.sequence);
+        let follows = chosen.is_none_or(|(_, digest)| digest == ballot.digest);
+        rule!(follows, "views: node {node} voted in view {} for another digest than NEW-VIEW chose", ballot.view);
         Ok(())
     }
 
@@ -155,12 +176,18 @@ impl Checks {
         let signed = &mut self.signed;
         let is_new = !signed.votes.contains_key(&(epoch, node, commit, view, sequence));
         let known = *signed.votes.entry((epoch, node, commit, view, sequence)).or_insert(digest);
-        rule!(known == digest, "votes: honest node {node} voted {known:?} and {digest:?} in {phase:?} of sequence {sequence} in view {view}");
+        rule!(
+            known == digest,
+            "votes: honest node {node} voted {known:?} and {digest:?} in {phase:?} of sequence {sequence} in view {view}"
+        );
         if is_new {
             let entered = signed.entered.get(&(epoch, node)).copied().unwrap_or_default();
             rule!(view >= entered, "views: node {node} voted in view {view} after it entered {entered}");
             let end = self.openings.get(&epoch.next()).map(|opening| opening.sequence);
-            rule!(end.is_none_or(|end| sequence <= end), "epochs: node {node} voted for {sequence} in epoch {epoch}, which ended at {end:?}");
+            rule!(
+                end.is_none_or(|end| sequence <= end),
+                "epochs: node {node} voted for {sequence} in epoch {epoch}, which ended at {end:?}"
+            );
         }
         if commit {
             let prepared = self.signed.votes.get(&(epoch, node, false, view, sequence));
@@ -178,11 +205,67 @@ impl Checks {
         Ok(())
     }
 
-    fn acknowledged(&self, node: NodeId, epoch: Epoch, tips: &[Tip], disk: &Disk) -> Result<(), Broken> {
-        let Some(validators) = self.epochs.get(&epoch) else { return Err(format!("epochs: node {node} is in epoch {epoch}, which nothing opened")) };
+    fn acknowledged(&mut self, node: NodeId, epoch: Epoch, tips: &[Tip], disk: &Disk) -> Result<(), Broken> {
+        let Some(validators) = self.epochs.get(&epoch) else {
+            return Err(format!("epochs: node {node} is in epoch {epoch}, which nothing opened"));
+        };
         for (author, tip) in validators.ids().zip(tips) {
             let held = disk.holds_tip(author, *tip);
             rule!(held, "durability: node {node} acknowledged lane {author} up to {} before it was durable", tip.height);
+            let before = self.signed.acknowledged.entry((node, epoch, author)).or_default();
+            let known = before.get(&tip.height).is_none_or(|first| *first == tip.id);
+            let goes_on = before.last_key_value().is_none_or(|(highest, _)| *highest <= tip.height);
+            if !known || !goes_on {
+                // Another branch: only what was named takes the place of what was held first.
+                let named = self.signed.named.get(&(epoch, author));
+                let other = named.into_iter().flatten().any(|named| before.get(&named.height) != Some(&named.id));
+                rule!(other, "fork: node {node} acknowledged two vertices of lane {author} at {}", tip.height);
+                before.clear();
+            }
+            before.insert(tip.height, tip.id);
+        }
+        Ok(())
+    }
+
+    /// A process has started: of a lane that forked it may hold another branch first.
+    pub fn started(&mut self, node: NodeId) {
+        self.signed.acknowledged.retain(|(who, ..), _| *who != node);
+    }
+
+    /// Somebody sends something that names tips.
+    pub fn names(&mut self, message: &Message) {
+        let (epoch, proposals): (Epoch, Vec<&Proposal>) = match message {
+            Message::PrePrepare { proposal, vote } => (vote.ballot.epoch, vec![proposal]),
+            Message::NewView(new_view) => (new_view.epoch, new_view.prepared.iter().map(|prepared| &prepared.proposal).collect()),
+            Message::ViewChange(change) => (change.head.epoch, change.prepared.iter().map(|prepared| &prepared.proposal).collect()),
+            Message::Records { epoch, records, .. } => (*epoch, records.iter().map(|record| &record.proposal).collect()),
+            _ => return,
+        };
+        let Some(validators) = self.epochs.get(&epoch) else { return };
+        for proposal in proposals {
+            for (author, tip) in validators.ids().zip(&proposal.cut) {
+                self.signed.named.entry((epoch, author)).or_default().insert(*tip);
+            }
+        }
+    }
+
+    /// What an honest leader proposes afresh is held by so many nodes that one of them is honest and stays.
+    ///
+    /// # Errors
+    /// The rule that is broken.
+    pub fn is_backed(
+        &self,
+        node: NodeId,
+        proposal: &Proposal,
+        ballot: &Ballot,
+        holders: impl Fn(NodeId, Tip) -> usize,
+    ) -> Result<(), Broken> {
+        let Some(validators) = self.epochs.get(&ballot.epoch).filter(|_| proposal.origin_view == ballot.view) else { return Ok(()) };
+        let (w, liars) = (validators.quorum().w, self.liars(validators));
+        for (author, tip) in validators.ids().zip(&proposal.cut) {
+            let advances = self.tips.get(&author) != Some(tip);
+            let backed = !advances || holders(author, *tip) + liars >= w;
+            rule!(backed, "backing: leader {node} proposed lane {author} up to {}, which fewer than {w} hold", tip.height);
         }
         Ok(())
     }
@@ -203,7 +286,10 @@ impl Checks {
             rule!(shown, "views: VIEW-CHANGE {view} of honest node {node} conceals its COMMIT of {sequence} in view {committed}");
         }
         let (Some(set), Some(opening)) = (self.epochs.get(&epoch), self.openings.get(&epoch)) else { return Ok(()) };
-        rule!(change.verify(self.chain_id, set, *opening, &SimVerifier), "certificate: VIEW-CHANGE {view} of honest node {node} proves nothing");
+        rule!(
+            change.verify(self.chain_id, set, *opening, &SimVerifier),
+            "certificate: VIEW-CHANGE {view} of honest node {node} proves nothing"
+        );
         self.enter(node, epoch, view);
         Ok(())
     }

@@ -108,7 +108,8 @@ impl World {
         Ok(())
     }
 
-    fn mend(&mut self, (from, to): Pair) {
+    /// Takes back one cut of a link; its ends connect again.
+    pub fn mend(&mut self, (from, to): Pair) {
         self.network.mend((from, to));
         if !self.network.is_cut((from, to)) {
             let at = self.now + self.rng.below(20_000);

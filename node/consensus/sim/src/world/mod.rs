@@ -326,9 +326,10 @@ impl World {
     /// The leader of the newest view that a running member entered.
     #[must_use]
     pub fn leader(&self) -> NodeId {
-        let engines = self.honest_members().filter_map(|m| m.engine.as_ref());
-        let newest = engines.map(|e| (e.epoch(), e.view(), e.leader())).max();
-        newest.map_or(NodeId(0), |(_, _, leader)| leader)
+        let epoch = self.checks.epoch();
+        let engines = self.honest_members().filter_map(|m| m.engine.as_ref()).filter(|e| e.epoch() == epoch);
+        let newest = engines.map(|e| (e.view(), e.leader())).max();
+        newest.map_or_else(|| self.members().first().copied().unwrap_or_default(), |(_, leader)| leader)
     }
 
     /// The newest view that a running member entered.
@@ -415,12 +416,13 @@ impl World {
         if let Some(trace) = &mut self.trace {
             trace.add(Entry::Up { at: self.now, node });
         }
+        let own = self.machines[node].own;
+        self.checks.started(own);
         self.became_durable(node)?;
         let machine = &self.machines[node];
         if machine.is_honest() {
             // It may have died after writing a decision that it told nobody.
             let told_nobody = machine.disk.executions_above(self.checks.length());
-            let own = machine.own;
             told_nobody.iter().try_for_each(|execution| self.checks.executed(own, execution))?;
         }
         for peer in (0..self.machines.len()).filter(|peer| *peer != node) {
@@ -462,6 +464,11 @@ impl World {
         }
         if matches!(*message, Message::FetchRecords { .. } | Message::FetchLane { .. }) {
             if machine.paused || self.scenario.broken == Some(scenario::Broken::AnswersNothing) {
+                return Ok(());
+            }
+            if machine.flushing.is_some() {
+                // What is not durable yet is not shown to anyone: a certificate in it may hold this node's own vote.
+                self.schedule(self.now + 500, Event::Deliver { from, to, life, era, message });
                 return Ok(());
             }
             for answer in machine.disk.answer(&message) {

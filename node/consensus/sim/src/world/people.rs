@@ -94,9 +94,7 @@ impl World {
     // ---- the admin
 
     pub(super) fn administer(&mut self) -> Result<(), Broken> {
-        if !self.calm || !self.all_final() || !self.admin.is_done() {
-            self.schedule(self.now + ADMIN_LOOKS, Event::Admin);
-        }
+        self.schedule(self.now + ADMIN_LOOKS, Event::Admin);
         let Some(validators) = self.checks.validators().cloned() else { return Ok(()) };
         self.notice_useless_volumes(&validators)?;
         if let Some(done) = self.admin.observe(&validators) {
@@ -225,7 +223,8 @@ impl World {
         let works = self.honest_members().all(|m| m.engine.as_ref().is_some_and(|e| e.epoch() == validators.epoch));
         let removed = |id: NodeId| id < validators.next_id && validators.member(id).is_none();
         for index in 0..self.machines.len() {
-            if works && removed(self.machines[index].own) && !self.machines[index].off {
+            let at_last = self.calm || self.rng.chance(50);
+            if works && at_last && removed(self.machines[index].own) && !self.machines[index].off {
                 self.machines[index].off = true;
                 self.stop(index, false);
             }

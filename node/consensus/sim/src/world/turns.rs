@@ -12,6 +12,9 @@ use cretoai_consensus::{
 };
 use std::sync::Arc;
 
+/// So many turns in a row may be asked for at once without leading to anything.
+const MOST_VAIN_TURNS: u32 = 200;
+
 impl World {
     /// Gives an input to an engine, and takes its turn now or a little later, with what comes until then.
     pub(super) fn input(&mut self, node: usize, input: Input) -> Result<(), Broken> {
@@ -58,8 +61,12 @@ impl World {
             let epoch = engine.epoch();
             turn.violations.iter().try_for_each(|violation| self.checks.accused(own, epoch, *violation))?;
         }
-        // At once, but not without end.
-        let wake = machine.micros(turn.wake).max(self.now + 500);
+        let wake = machine.micros(turn.wake).max(self.now + 1);
+        let in_vain = wake == self.now + 1 && turn.writes.is_empty() && turn.sends.is_empty();
+        machine.vain_turns = if in_vain { machine.vain_turns + 1 } else { 0 };
+        if honest && machine.vain_turns > MOST_VAIN_TURNS {
+            return Err(format!("wake: node {own} asks for a turn at once, again and again, and does nothing in it"));
+        }
         self.wake_at(node, wake);
         if self.machines[node].full && !turn.writes.is_empty() {
             // The write fails, and the node stops: it never acts on what it may forget.
@@ -199,7 +206,7 @@ impl World {
         let (own, honest) = (machine.own, machine.is_honest());
         let Some(engine) = &machine.engine else { return Ok(()) };
         let mut members: Vec<NodeId> = engine.validators().ids().collect();
-        if turn.opened.is_some() {
+        if turn.opened.is_some() || self.scenario.lax_senders {
             // What the old epoch's last turn says is for its members, too.
             members.extend(self.machines.iter().filter(|m| m.engine.is_some()).map(|m| m.own));
             members.sort_unstable();
@@ -215,7 +222,12 @@ impl World {
                     return Err(format!("bounds: node {own} sent a frame beyond {MAX_FRAME} bytes"));
                 }
             }
-            if let Message::PrePrepare { proposal, .. } = message {
+            if let Message::PrePrepare { proposal, vote } = message {
+                if honest {
+                    let lost = self.machines.iter().filter(|m| m.next_key > 1).count();
+                    let holders = |author, tip| lost + self.machines.iter().filter(|m| m.disk.holds_tip(author, tip)).count();
+                    self.checks.is_backed(own, proposal, &vote.ballot, holders)?;
+                }
                 self.timeline.proposed.entry(proposal.sequence).or_insert(self.now);
             }
             match to {
@@ -255,6 +267,7 @@ impl World {
         };
         let life = self.machines[to].life;
         for (late, message) in messages {
+            self.checks.names(&message);
             let delays = self.network.delays(&mut self.rng, (from, to), &message);
             if let Some(trace) = &mut self.trace {
                 let arrives = delays.first().map(|delay| self.now + late + delay);
