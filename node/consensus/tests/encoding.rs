@@ -476,3 +476,55 @@ fn a_genesis_is_refused_by_name() {
     stolen.genesis.created_ms += 1;
     assert!(stolen.verify(&Check).is_err());
 }
+
+// ---- seeds
+
+/// The smaller of the fixed objects are where fuzzing begins.
+#[test]
+#[ignore = "writes node/consensus/fuzz/seeds: run it when the format changes"]
+fn writes_the_seeds_of_the_fuzz_targets() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let write = |target: &str, number: usize, bytes: &[u8]| {
+        let folder = folder.join(target);
+        std::fs::create_dir_all(&folder).unwrap();
+        if bytes.len() <= 48 * 1024 {
+            std::fs::write(folder.join(format!("{number:02}")), bytes).unwrap();
+        }
+    };
+    for (number, message) in messages().iter().enumerate() {
+        write("decode_message", number, &encode(message));
+    }
+    write("decode_vertex", 0, &encode(vertex().vertex()));
+    let signed = |change: Change| Item::Reconfig(Box::new(order(change)));
+    for (number, item) in (1..).zip(changes().into_iter().map(signed).chain(items().into_iter().take(3))) {
+        write("decode_vertex", number, &encode(vertex_with(vec![item]).vertex()));
+    }
+    let genesis = common::genesis(1);
+    write("decode_genesis", 0, &SignedGenesis { signature: Key::admin().sign(&genesis.signing_message()), genesis }.encode());
+    let proof = Proof::Commit(certificate(Phase::Commit, &[0, 1, 2]));
+    let small = ViewChange { proof: None, prepared: None, ..view_change() };
+    let objects = [
+        encode(&certificate(Phase::Commit, &[1, 2, 3])),
+        encode(&stable()),
+        encode(&proof),
+        encode(&prepared()),
+        encode(&small),
+        encode(&NewView { proof: None, prepared: None, ..new_view() }),
+        encode(&evidence()[1]),
+        encode(&order(changes().remove(0))),
+        encode(&record()),
+    ];
+    for (number, object) in objects.iter().enumerate() {
+        write("decode_certificates", number, &[&[number as u8], object.as_slice()].concat());
+    }
+    // Scripts: decisions without an attack, with a silent member, and with every kind of message of the hostile one.
+    let calm: Vec<u8> = (0..20).flat_map(|round| [4, round % 4, 9, 3, 0, 2, 20, 1]).collect();
+    let silent: Vec<u8> = (0..20).flat_map(|round| [4, round % 4, 9, 2, 250, 0, 2, 250, 1]).collect();
+    let loud: Vec<u8> =
+        (0..72).flat_map(|round| [4, round % 4, 9, 3, 0, 10, 4, round % 18, 1, 0, 2, 0, 1, 3, 0, 200, 7, 2, 1, 0]).collect();
+    for (number, script) in (0_u8..).zip([calm, silent, loud]) {
+        for hostile in 0..4 {
+            write("handle", usize::from(number * 4 + hostile), &[&[hostile], script.as_slice()].concat());
+        }
+    }
+}
