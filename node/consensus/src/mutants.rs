@@ -78,7 +78,6 @@ mod switch {
         StaleVolumeSigns: "a stale volume never signs",
         ItemsJudgedOnArrival: "system items are judged when they are executed",
         PayloadIdWithEpoch: "the payload id is not bound to the epoch",
-        PreparedDataDropped: "no view change drops data that a prepared proposal names",
         VotesErasedEarly: "votes are erased only when their sequence is executed",
         EvidenceAcrossEpochs: "both objects of evidence are of one epoch",
         UnverifiedVote: "nothing is believed unverified",

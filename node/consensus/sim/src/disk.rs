@@ -30,13 +30,8 @@ pub enum DiskFault {
 
 impl DiskFault {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::IgnoresFsync,
-        Self::ForgetsPrepared,
-        Self::ForgetsView,
-        Self::ForgetsRecentPayloads,
-        Self::ForgetsVertices,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::IgnoresFsync, Self::ForgetsPrepared, Self::ForgetsView, Self::ForgetsRecentPayloads, Self::ForgetsVertices];
 }
 
 #[derive(Clone, Debug)]

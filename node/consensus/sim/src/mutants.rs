@@ -124,9 +124,6 @@ impl Breakage {
                 busy(seed, 4, &[S::BadProposals, S::Equivocate, S::Withhold], &[Fault::PauseLeader, Fault::PartialCut], &[])
             }
             Self::Engine(Mutant::ForkAcknowledged) => busy(seed, 4, &[S::ForkLane], &[], &[]),
-            Self::Engine(Mutant::PreparedDataDropped) => {
-                busy(seed, 4, &[S::ForkLane, S::Withhold, S::Equivocate], &[Fault::OnePrepares, Fault::OneDecides, Fault::KillLeader], &[])
-            }
             Self::Engine(Mutant::LearnerVotes) => {
                 Scenario { lax_senders: true, ..busy(seed, 5, &[], &[], &[Change::Remove(NodeId(seed as u32 % 5))]) }
             }

@@ -46,13 +46,21 @@ pub fn draw(trace: &Trace, nodes: usize) -> String {
     let x = |at: u64| LEFT + at.saturating_sub(begin) / SCALE;
     let y = |node: usize| TOP + node as u64 * ROW;
     let (width, height) = (x(end) + LEFT, y(nodes));
-    let mut svg = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"monospace\" font-size=\"11\">\n");
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"monospace\" font-size=\"11\">\n"
+    );
     line(&mut svg, "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>");
     for (index, (name, colour)) in COLOURS.iter().enumerate() {
         line(&mut svg, &format!("<text x=\"{}\" y=\"14\" fill=\"{colour}\">{name}</text>", LEFT + index as u64 * 95));
     }
     for node in 0..nodes {
-        line(&mut svg, &format!("<text x=\"8\" y=\"{0}\">node {node}</text><line x1=\"{LEFT}\" y1=\"{0}\" x2=\"{width}\" y2=\"{0}\" stroke=\"#ccc\"/>", y(node)));
+        line(
+            &mut svg,
+            &format!(
+                "<text x=\"8\" y=\"{0}\">node {node}</text><line x1=\"{LEFT}\" y1=\"{0}\" x2=\"{width}\" y2=\"{0}\" stroke=\"#ccc\"/>",
+                y(node)
+            ),
+        );
     }
     for at in (begin / 10_000 * 10_000..end).step_by(10_000).filter(|at| *at >= begin) {
         line(&mut svg, &format!("<text x=\"{}\" y=\"30\" fill=\"#888\">{} ms</text>", x(at), at / 1000));

@@ -5,7 +5,6 @@
 use crate::{
     hash::Hash,
     ids::Height,
-    mutants::mutant,
     vertex::{CheckedVertex, MAX_BODY, Tip},
 };
 use std::{
@@ -104,7 +103,7 @@ impl Lane {
 
     /// Keeps what leads to `tip` until the lane is decided past it.
     pub(super) fn pin(&mut self, tip: Tip) {
-        if tip.height <= self.decided.height || self.pinned.contains(&tip) || mutant!(PreparedDataDropped) {
+        if tip.height <= self.decided.height || self.pinned.contains(&tip) {
             return;
         }
         if self.pinned.len() >= MAX_PINNED {
@@ -463,6 +462,26 @@ mod tests {
         assert_eq!(heights(&lane.offer(b[1].clone(), ROOM)), [2, 3, 4], "the common one was held already");
         assert!(lane.holds(b[2].tip()) && lane.holds(a[0].tip()) && !lane.holds(a[1].tip()));
         assert_eq!(lane.forked(), None);
+    }
+
+    #[test]
+    fn a_branch_that_was_voted_for_is_kept_beside_another_one_until_it_is_decided() {
+        let mut lane = Lane::default();
+        let a = chain(Tip::default(), 1, 5);
+        let b = chain(a[0].tip(), 2, 3);
+        a.iter().for_each(|v| assert!(matches!(lane.offer(v.clone(), ROOM), Offer::Extended(_))));
+        lane.pin(a[4].tip());
+        // A later view proposes the other branch, which takes the chain's place.
+        assert!(lane.want(b[2].tip()).is_empty());
+        b.iter().rev().for_each(|v| drop(lane.offer(v.clone(), ROOM)));
+        assert!(lane.holds(b[2].tip()) && !lane.holds(a[4].tip()));
+        assert_eq!(lane.beside(), 4, "what leads to the pinned tip and is not in the chain");
+        // And a still later one the first branch again: nothing has to be fetched, and nothing is written again.
+        assert!(lane.want(a[4].tip()).is_empty());
+        assert!(lane.holds(a[4].tip()), "it was kept");
+        assert_eq!(lane.forked(), None);
+        lane.decide(a[4].tip());
+        assert_eq!(lane.beside(), 0);
     }
 
     #[test]

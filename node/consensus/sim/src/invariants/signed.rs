@@ -104,9 +104,13 @@ impl Checks {
         Ok(())
     }
 
-    /// Vertices of its own lane that a node fetches back are not signed anew.
+    /// Vertices of its own lane that a node fetches back are not signed anew. What it sealed while its volume was in doubt
+    /// was not noted.
     fn slot_is_new(&self, vertex: &cretoai_consensus::CheckedVertex) -> bool {
         let header = vertex.header();
+        if !self.is_honest(header.author, header.epoch) {
+            return false;
+        }
         self.signed.slots.get(&(header.epoch, header.author, header.height)) != Some(&vertex.id())
     }
 
