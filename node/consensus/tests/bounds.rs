@@ -10,9 +10,9 @@ mod common;
 
 use common::{Check, Key, ballot, certificate, checkpoint, forged, genesis, hash, signed_head, tip, vote_by};
 use cretoai_consensus::{
-    Certificate, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Engine, Epoch, Evidence, Hash, Height, Item, MAX_FRAME,
-    MAX_ITEMS, MAX_RECORDS, Message, NewView, NodeId, Payload, Phase, Prepared, Proof, Proposal, Record, Sequence, Status, Tip, Validators,
-    View, ViewChange, ViewChangeHead, encode,
+    Certificate, Change, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Engine, Epoch, Evidence, Hash, Height, Item,
+    MAX_BODY, MAX_FRAME, MAX_ITEMS, MAX_PAYLOADS, MAX_RECORDS, Message, NewView, NodeId, Payload, Phase, Prepared, Proof, Proposal,
+    Reconfig, Record, Sequence, SignedReconfig, Status, Tip, Validators, View, ViewChange, ViewChangeHead, encode,
     engine::{Config, Input, Limits, MAX_ADVANCE, Now, Recovered, Role, Sizes, Timing, Turn, ViolationKind},
 };
 use peak_alloc::PeakAlloc;
@@ -41,7 +41,6 @@ struct Target {
     chain_id: Hash,
     validators: Validators,
     before: usize,
-    highest: usize,
     pending: usize,
     equivocations: usize,
 }
@@ -63,7 +62,7 @@ impl Target {
         };
         let engine = Engine::new(config, recovered);
         let now = Duration::from_secs(1);
-        let mut target = Self { engine, now, chain_id, validators, before, highest: 0, pending: 0, equivocations: 0 };
+        let mut target = Self { engine, now, chain_id, validators, before, pending: 0, equivocations: 0 };
         for honest in ATTACKERS.end..OWN {
             target.send(honest, Message::Recalled(Box::default()));
         }
@@ -102,7 +101,6 @@ impl Target {
         let Turn { violations, diverged, .. } = self.engine.end_turn(now);
         assert_eq!(diverged, None);
         self.equivocations += violations.iter().filter(|violation| violation.kind == ViolationKind::Equivocation).count();
-        self.highest = self.highest.max(self.heap());
         assert_within_bounds(self.engine.sizes());
     }
 
@@ -123,6 +121,7 @@ impl Target {
 
     /// A lane of `count` vertices by each attacker.
     fn lanes(&mut self, count: u64, body: impl Fn() -> (Vec<Payload>, Vec<Item>)) {
+        let before = self.engine.sizes().undecided_vertices;
         for author in ATTACKERS {
             let mut previous = Tip::default();
             for stamp in 0..count {
@@ -133,6 +132,8 @@ impl Target {
             }
         }
         self.turn();
+        let taken = self.engine.sizes().undecided_vertices - before;
+        assert!(taken >= 16 * ATTACKERS.len(), "what was refused tests no bound: {taken} were taken");
     }
 }
 
@@ -156,23 +157,18 @@ fn large_payloads() -> (Vec<Payload>, Vec<Item>) {
     (vec![payload(1), payload(2)], Vec::new())
 }
 
-/// As many payloads as a body holds.
+/// As many payloads as a vertex may hold, as small as they may be.
 fn tiny_payloads() -> (Vec<Payload>, Vec<Item>) {
-    ((0..256 * 1024 / 29).map(|_| common::payload(1, 1)).collect(), Vec::new())
+    ((0..MAX_PAYLOADS).map(|_| common::payload(1, 1)).collect(), Vec::new())
 }
 
-/// A header that links to many places, twice, in each item: as large as a frame.
+/// Items that fill the body: a name of an order, and evidence.
 fn large_items() -> (Vec<Payload>, Vec<Item>) {
     let vote = |digest: &str| vote_by(&Key::member(0), Hash::ZERO, ballot(0, Phase::Prepare, 0, 1, hash(digest), 0));
     let small = Item::Evidence(Box::new(Evidence::Votes(vote("a"), vote("b"))));
-    let name = "x".repeat(MAX_FRAME - 64 * 1024);
-    let reconfig = cretoai_consensus::Reconfig {
-        epoch: Epoch(0),
-        valid_until_ms: u64::MAX,
-        change: cretoai_consensus::Change::Add { name, key: Key::member(0).0 },
-        ready: None,
-    };
-    let order = cretoai_consensus::SignedReconfig { reconfig, admin: forged(), new_key: None, old_key: None };
+    let change = Change::Add { name: "x".repeat(MAX_BODY - 64 * 1024), key: Key::member(0).0 };
+    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: u64::MAX, change, ready: None };
+    let order = SignedReconfig { reconfig, admin: forged(), new_key: None, old_key: None };
     (Vec::new(), [vec![Item::Reconfig(Box::new(order))], vec![small; MAX_ITEMS - 1]].concat())
 }
 
@@ -195,12 +191,12 @@ fn lanes_of_large_payloads() {
 
 #[test]
 fn lanes_of_tiny_payloads() {
-    bounded("lanes of full vertices, payloads of one byte", |target| target.lanes(300, tiny_payloads));
+    bounded("lanes of as many payloads of one byte as may be", |target| target.lanes(300, tiny_payloads));
 }
 
 #[test]
 fn lanes_of_large_items() {
-    bounded("lanes of empty vertices with items as large as a frame", |target| target.lanes(300, large_items));
+    bounded("lanes of empty vertices full of items", |target| target.lanes(300, large_items));
 }
 
 #[test]
@@ -229,8 +225,7 @@ fn forks_that_a_hostile_leader_names() {
                         let mut lane: Vec<CheckedVertex> = Vec::new();
                         for _ in 0..MAX_ADVANCE {
                             let previous = lane.last().map_or_else(Tip::default, CheckedVertex::tip);
-                            // Small ones: how many are kept is what counts here.
-                            lane.push(target.after(author, previous, branch, vec![common::payload(branch as u8, 1024)], Vec::new()));
+                            lane.push(target.after(author, previous, branch, vec![common::payload(branch as u8, 32 * 1024)], Vec::new()));
                         }
                         lane
                     })

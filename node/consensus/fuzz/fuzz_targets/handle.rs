@@ -446,10 +446,12 @@ impl World {
             self.heard.tips.iter().filter(|(author, _)| *author == NodeId(self.hostile)).map(|(_, tip)| *tip).collect();
         let previous = match script.byte() % 8 {
             0 => Tip::default(),
-            1 => Tip { height: Height(script.number(0).min(u64::MAX - 1)), id: hash("nothing") },
+            1 => Tip { height: Height(script.number(0)), id: hash("nothing") },
             2 | 3 => script.pick(&own).unwrap_or_default(),
             _ => own.back().copied().unwrap_or_default(),
         };
+        // No vertex follows the highest there can be.
+        let previous = Tip { height: previous.height.min(Height(u64::MAX - 1)), ..previous };
         let links = if script.byte() < 200 {
             Vec::new()
         } else {
