@@ -6,7 +6,7 @@
 
 use super::{Engine, Now};
 use crate::{
-    ids::{Height, Sequence, View},
+    ids::{Height, NodeId, Sequence, View},
     mutants::mutant,
 };
 use std::time::Duration;
@@ -97,9 +97,20 @@ impl Engine {
         self.election.want = self.view;
     }
 
-    /// The next view whose leader is not skipped.
-    fn view_after(&self, view: View) -> View {
-        let skipped = self.state.skipped(&self.validators);
+    /// The next view whose leader is not skipped. Beside those that the chain tells of, this node skips who has fallen silent:
+    /// a hint like the others, for what is wanted only, so that the end of a term does not hand the lead to a dead node.
+    fn view_after(&self, now: Now, view: View) -> View {
+        let mut skipped = self.state.skipped(&self.validators);
+        let most = self.quorum().f;
+        let is_silent = |id: &NodeId| {
+            let heard = self.peer_status(*id).map(|(_, came)| *came);
+            heard.is_some_and(|came| now.at.saturating_sub(came) >= self.timing.timeout)
+        };
+        for silent in self.validators.ids().filter(is_silent) {
+            if skipped.len() < most {
+                skipped.insert(silent);
+            }
+        }
         let mut next = view.next();
         for _ in 0..self.validators.members.len() {
             if !skipped.contains(&self.validators.leader(next)) {
@@ -120,7 +131,7 @@ impl Engine {
         self.watch_lanes(now);
         let pushed = self.wanted_by(self.quorum().w.max(2), self.view);
         let reason = pushed > self.view || self.has_own_reason(now);
-        let mut want = if reason { self.view_after(self.view).max(pushed) } else { self.view };
+        let mut want = if reason { self.view_after(now, self.view).max(pushed) } else { self.view };
         if mutant!(WantForever) {
             want = want.max(self.election.want);
         }

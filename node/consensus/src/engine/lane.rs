@@ -272,6 +272,11 @@ impl Lane {
 
     /// Takes the chain to the wanted tip, if it is complete, in place of the first one. Returns what is new in it.
     fn reach_wanted(&mut self) -> Vec<Arc<CheckedVertex>> {
+        if self.wanted.as_ref().is_some_and(|wanted| self.holds(wanted.tip)) {
+            // It came by itself: what stands on it is kept.
+            self.wanted = None;
+            return Vec::new();
+        }
         let Some((mut path, _)) = self.path().filter(|(_, bottom)| *bottom == self.decided) else { return Vec::new() };
         path.reverse();
         let before = std::mem::replace(&mut self.chain, path.iter().cloned().collect());
@@ -482,6 +487,18 @@ mod tests {
         assert_eq!(lane.forked(), None);
         lane.decide(a[4].tip());
         assert_eq!(lane.beside(), 0);
+    }
+
+    #[test]
+    fn a_named_tip_that_comes_by_itself_takes_nothing_away_that_stands_on_it() {
+        let mut lane = Lane::default();
+        let a = chain(Tip::default(), 1, 3);
+        let b = chain(Tip::default(), 2, 1);
+        assert_eq!(lane.offer(a[1].clone(), ROOM), Offer::Waits);
+        assert!(lane.want(a[0].tip()).is_empty());
+        assert_eq!(heights(&lane.offer(a[0].clone(), ROOM)), [1, 2]);
+        assert_eq!(lane.offer(b[0].clone(), ROOM), Offer::Fork);
+        assert_eq!(lane.tip(), a[1].tip());
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl World {
             turn.violations.iter().try_for_each(|violation| self.checks.accused(own, epoch, *violation))?;
         }
         let wake = machine.micros(turn.wake).max(self.now + 1);
-        let in_vain = wake == self.now + 1 && turn.writes.is_empty() && turn.sends.is_empty();
+        let in_vain = machine.micros(turn.wake) <= self.now && turn.writes.is_empty() && turn.sends.is_empty();
         machine.vain_turns = if in_vain { machine.vain_turns + 1 } else { 0 };
         if honest && machine.vain_turns > MOST_VAIN_TURNS {
             return Err(format!("wake: node {own} asks for a turn at once, again and again, and does nothing in it"));
