@@ -13,7 +13,7 @@ demo: ## a live quorum of 4 nodes on Kubernetes, shown step by step and left run
 demo-down: ## removes what the demo made (5 s)
 	@scripts/demo down
 
-test: ## everything: format, lints, licences, tests, simulator, generated files, charts, e2e; ends with a count (12 min; first time about 50 min)
+test: ## everything: format, lints, licences, tests, simulator, generated files, charts, e2e; ends with a count (20 min; first time about 65 min)
 	@scripts/test
 
 e2e: ## only the scenarios on a real Kubernetes; CRETO_KEEP=1 leaves it up (5 min)
@@ -22,13 +22,13 @@ e2e: ## only the scenarios on a real Kubernetes; CRETO_KEEP=1 leaves it up (5 mi
 soak: ## four nodes under load while pods are killed and cut off at random; a table of outages; MINUTES=30 (30 min)
 	@scripts/soak
 
-sim: ## the engine in the simulator, with faults and attackers; SEEDS=3000 SEED_BASE=0 name the runs (1 min)
+sim: ## the engine in the simulator, with faults and attackers; SEEDS=3000 SEED_BASE=0 name the runs (3 min)
 	@scripts/sim $(or $(SEEDS),3000) $(or $(SEED_BASE),0)
 
 mutants: ## the engine with each known fault built in: the simulator must notice every one (3 min)
 	@scripts/sim mutants
 
-model: ## the protocol as an explicit-state model, all states within bounds (5 min)
+model: ## the protocol as an explicit-state model, all states within bounds (8 min)
 	@scripts/model
 
 fuzz: ## mutated bytes for the decoders and the engine; MINUTES=5, shared by the targets (7 min)
