@@ -34,6 +34,10 @@ impl Engine {
     fn may_seal(&self) -> bool {
         let Some(own) = self.own_position().filter(|_| self.may_sign() && self.successor.is_none()) else { return false };
         let Some(lane) = self.lanes.get(own) else { return false };
+        // The mark outlives everything: a height that was sealed before, and that the store lost, is not sealed again.
+        if lane.tip().height < self.mark.height && self.mark.epoch == self.validators.epoch {
+            return false;
+        }
         let acknowledged = self.acknowledged_by(own, self.quorum().q).height.max(lane.decided().height);
         lane.undecided() < self.limits.lane
             && lane.has_room_for_bytes()
@@ -94,10 +98,6 @@ impl Engine {
         let others = self.validators.ids().zip(&self.lanes).filter(|(author, lane)| *author != own && lane.tip() != Tip::default());
         let links = others.map(|(author, lane)| Link { author, tip: lane.tip() }).collect();
         let previous = self.lanes.get(position).map_or_else(Tip::default, super::lane::Lane::tip);
-        if previous.height.next() <= self.mark.height && self.mark.epoch == self.validators.epoch {
-            // The mark outlives everything: that height was sealed before, and the store lost it.
-            return;
-        }
         let vertex = CheckedVertex::seal(&self.domain(), &*signer, own, previous, links, now.wall_ms, payloads, items);
         self.mark.height = vertex.header().height;
         let message = Message::Vertex(Arc::new(vertex.vertex().clone()));
