@@ -168,7 +168,10 @@ impl SizeMetrics {
             size("pool_bytes", "Bytes of payloads that wait to be sealed; at most 16 MiB, more after an epoch's end")?,
             size("undecided_vertices", "Undecided vertices; at most 256 per lane, and what a cut names")?,
             size("other_vertices", "Vertices that wait for parents, or of named branches; at most 256 per lane, and what a cut names")?,
-            size("recent_payloads", "Executed payloads that are still valid; at most those of 60 s")?,
+            size(
+                "recent_payloads",
+                "Executed payloads that are still valid; at most recent_payloads of the genesis, and those of lanes that went",
+            )?,
             size("waiting_items", "Evidence and reconfigurations that wait to be sealed; at most 64")?,
             size("learnt_records", "Records that wait for their data while catching up; at most 64")?,
             size("votes", "Votes of the next two sequences; at most 6 n")?,

@@ -5,8 +5,8 @@
 
 use cretoai_consensus::{
     Change, CheckedVertex, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash, Height, Message, NodeId, OffenceKind,
-    Outcome, Parameters, Payload, Reconfig, Sequence, SignedGenesis, SignedReconfig, Tip,
-    engine::{Config, Engine, Input, Limits, Now, Recipient, Role, Timing},
+    Outcome, Parameters, Payload, PublicKey, Reconfig, Sequence, SignedGenesis, SignedReconfig, Tip,
+    engine::{Config, Engine, Input, Limits, Now, Recipient, Recovered, Role, Timing},
 };
 use cretoai_control::{
     api::{Accused, EvidenceItem},
@@ -53,7 +53,7 @@ fn start(genesis: &Genesis, seed: &[u8; 32], storage: &Storage) -> Engine {
         limits: Limits::default(),
         seed: u64::from(seed[0]),
     };
-    Engine::new(config, storage.recover(genesis).unwrap())
+    Engine::new(config, storage.recover(genesis, &key_of(seed)).unwrap())
 }
 
 fn genesis(seeds: &[[u8; 32]]) -> Genesis {
@@ -75,6 +75,10 @@ fn genesis(seeds: &[[u8; 32]]) -> Genesis {
     genesis
 }
 
+fn key_of(seed: &[u8; 32]) -> PublicKey {
+    SecretKey::from_seed(seed).unwrap().public_key().clone()
+}
+
 fn admin() -> SecretKey {
     SecretKey::from_seed(&[99; 32]).unwrap()
 }
@@ -90,6 +94,11 @@ impl Cluster {
         });
         let validators = validators.collect();
         Self { genesis, folder, validators, at: Duration::ZERO, flying: VecDeque::new(), executed: Vec::new(), liar: None }
+    }
+
+    fn recover(&self, i: usize) -> Recovered {
+        let Validator { storage, seed, .. } = &self.validators[i];
+        storage.recover(&self.genesis, &key_of(seed)).unwrap()
     }
 
     fn now(&self) -> Now {
@@ -243,12 +252,12 @@ fn a_vote_is_remembered_before_its_decision() {
     cluster.validators[2].down = true;
     cluster.validators[3].down = true;
     cluster.submit(0, &payload(1, 10));
-    let voted = |c: &Cluster, i: usize| c.validators[i].storage.recover(&c.genesis).unwrap().proposal.is_some();
+    let voted = |c: &Cluster, i: usize| c.recover(i).proposal.is_some();
     cluster.run_until("both voted", |c| voted(c, 0) && voted(c, 1));
-    let before = cluster.validators[0].storage.recover(&cluster.genesis).unwrap();
+    let before = cluster.recover(0);
     cluster.restart(0);
     cluster.restart(1);
-    let after = cluster.validators[0].storage.recover(&cluster.genesis).unwrap();
+    let after = cluster.recover(0);
     assert_eq!(before.votes, after.votes);
     assert_eq!(before.proposal, after.proposal);
     assert_eq!(before.mark, after.mark);
@@ -288,7 +297,7 @@ fn an_epoch_ends_on_disk_and_a_laggard_is_told_so() {
     }
     let storage = &cluster.validators[0].storage;
     let end = storage.epoch_certificate(Epoch(0)).unwrap().unwrap().state.sequence;
-    let recovered = storage.recover(&cluster.genesis).unwrap();
+    let recovered = cluster.recover(0);
     assert_eq!((recovered.validators.epoch, recovered.validators.parameters), (Epoch(1), parameters));
     assert_eq!((recovered.opening.sequence, recovered.previous.unwrap().epoch), (end, Epoch(0)));
     assert!(recovered.successor.is_none());

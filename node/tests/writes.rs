@@ -63,7 +63,7 @@ impl Disk {
         let Self { folder, storage, genesis, state, validators } = self;
         drop(storage);
         let storage = open(folder.path());
-        let recovered = storage.recover(&genesis).unwrap();
+        let recovered = storage.recover(&genesis, key(0).public_key()).unwrap();
         (Self { folder, storage, genesis, state, validators }, recovered)
     }
 
@@ -291,7 +291,7 @@ fn an_epoch_begins_with_nothing_of_the_old_one() {
     next.epoch = Epoch(1);
     next.members.remove(3);
     let next = Arc::new(next);
-    let old_vertex = Arc::new(CheckedVertex::seal(&disk.domain(), &key(1), NodeId(1), Tip::default(), vec![], 1_001, vec![], vec![]));
+    let old_vertex = Arc::new(CheckedVertex::seal(&disk.domain(), &key(0), NodeId(0), Tip::default(), vec![], 1_001, vec![], vec![]));
     disk.write(vec![
         Write::Vertex(Arc::clone(&old_vertex)),
         Write::Vote { vote: disk.vote(Phase::Prepare, 3), proposed: Some((disk.proposal(), disk.vote(Phase::PrePrepare, 3))) },
@@ -314,8 +314,11 @@ fn an_epoch_begins_with_nothing_of_the_old_one() {
     assert!(back.votes.is_empty() && back.proposal.is_none() && back.prepared.is_none() && back.successor.is_none());
     assert!(back.view_change.is_none() && back.new_view.is_none() && back.certified.is_none());
     assert!(back.undecided.is_empty(), "a vertex of the old epoch counts only there");
+    assert_eq!(back.left_behind, [Arc::clone(&old_vertex)], "its author has to seal what was in it anew");
+    let of_another = disk.storage.recover(&disk.genesis, key(1).public_key()).unwrap();
+    assert!(of_another.left_behind.is_empty());
     // It is still served.
-    assert_eq!(disk.storage.lane(NodeId(1), cretoai_consensus::Height(0), cretoai_consensus::Height(9)).unwrap().len(), 1);
+    assert_eq!(disk.storage.lane(NodeId(0), cretoai_consensus::Height(0), cretoai_consensus::Height(9)).unwrap().len(), 1);
 
     (disk.validators, disk.state) = (next, state);
     disk.execute(true, 1);

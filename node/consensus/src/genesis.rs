@@ -62,7 +62,9 @@ pub enum GenesisError {
     #[error("fault model `crash` is for at most 3 validators, this genesis names {0}")]
     CrashModel(usize),
     /// Intervals that no cluster can run with.
-    #[error("its parameters are not sound: no interval may be 0, and the window is at least two checkpoint intervals")]
+    #[error(
+        "its parameters are not sound: no interval may be 0, the window is at least two checkpoint intervals, and recent_payloads at least {MAX_MEMBERS}"
+    )]
     Parameters,
     /// A name that is empty, too long or used twice.
     #[error("validator name {0:?} is empty, longer than {MAX_NAME} bytes, or there twice")]

@@ -64,7 +64,7 @@ pub use ids::{Epoch, Height, NodeId, Sequence, View};
 pub use message::{MAX_FETCHED_VERTICES, MAX_RECALLED_VOTES, MAX_RECORDS, Message, Recalled, Status, Urgency};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, set as set_mutant};
-pub use payload::{MAX_PAYLOAD_DATA, Outcome, Payload, VALIDITY_WINDOW_MS};
+pub use payload::{MAX_PAYLOAD_DATA, Outcome, Payload, REMEMBERED_MS, VALIDITY_WINDOW_MS};
 pub use quorum::{FaultModel, Quorum};
 pub use reconfig::{Change, Ready, Reconfig, SignedReconfig, Void};
 pub use state::{ChainState, Conduct, FULL_REPUTATION, Judged, Leaders};

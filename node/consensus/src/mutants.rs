@@ -72,6 +72,7 @@ mod switch {
         LeaderFromLocalBans: "the leader is a function of epoch and view, never of local state",
         TimeGoesBack: "the time of decisions never goes back",
         PayloadTwice: "a payload executes once",
+        ShareIgnored: "no lane has more than its share of the payloads that are remembered",
         LearnerVotes: "only members of the epoch vote",
         OldEpochVotes: "a vote counts in its own epoch only",
         PreparedPastReconfig: "nothing is voted for above the end of an epoch",

@@ -12,6 +12,9 @@ pub const MAX_PAYLOAD_DATA: usize = 128 * 1024;
 /// How far ahead of a decision's time a payload's `valid_until` may lie, in milliseconds.
 pub const VALIDITY_WINDOW_MS: u64 = 60_000;
 
+/// An executed payload is remembered for at most so long after its decision's time, in milliseconds: the window, to the second.
+pub const REMEMBERED_MS: u64 = VALIDITY_WINDOW_MS + 1_000;
+
 /// A client's payload. Its id is the hash of all of it, so the same bytes are known again wherever they are sent.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Payload {
@@ -58,4 +61,15 @@ pub enum Outcome {
     Expired,
     /// Its `valid_until` is more than [`VALIDITY_WINDOW_MS`] after the decision's time. Not final: it may be ordered again.
     Early,
+    /// The lane has as many executed payloads that are still valid as are remembered of one lane. Not final: it may be
+    /// ordered again, by this lane later or by another one.
+    Crowded,
+}
+
+impl Outcome {
+    /// Whether nothing can change it.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Early | Self::Crowded)
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     crypto::PublicKey,
+    genesis::MAX_MEMBERS,
     hash::{Hash, TaggedHasher},
     ids::{Epoch, NodeId, View},
     quorum::{FaultModel, Quorum},
@@ -21,7 +22,7 @@ pub struct Member {
     pub since: Epoch,
 }
 
-/// Intervals that all nodes must share. Changed by a RECONFIG only.
+/// Intervals and sizes that all nodes must share. Changed by a RECONFIG only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Parameters {
     /// A checkpoint is signed at each sequence that this divides.
@@ -32,11 +33,13 @@ pub struct Parameters {
     pub term_sequences: u64,
     /// After so long, in milliseconds, with work, the leader's term is over.
     pub term_ms: u64,
+    /// So many executed payloads are remembered while they are still valid; each lane has an equal share of them.
+    pub recent_payloads: u64,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { checkpoint_interval: 64, window: 256, term_sequences: 10_000, term_ms: 60_000 }
+        Self { checkpoint_interval: 64, window: 256, term_sequences: 10_000, term_ms: 60_000, recent_payloads: 3 << 20 }
     }
 }
 
@@ -44,7 +47,11 @@ impl Parameters {
     /// Whether a cluster can run with them.
     #[must_use]
     pub const fn are_sound(&self) -> bool {
-        self.checkpoint_interval > 0 && self.window / 2 >= self.checkpoint_interval && self.term_sequences > 0 && self.term_ms > 0
+        self.checkpoint_interval > 0
+            && self.window / 2 >= self.checkpoint_interval
+            && self.term_sequences > 0
+            && self.term_ms > 0
+            && self.recent_payloads >= MAX_MEMBERS as u64
     }
 }
 
@@ -72,6 +79,12 @@ impl Validators {
     #[must_use]
     pub const fn quorum(&self) -> Quorum {
         Quorum::new(self.members.len(), self.fault_model)
+    }
+
+    /// How many executed payloads of one lane are remembered while they are still valid.
+    #[must_use]
+    pub fn payload_share(&self) -> u64 {
+        self.parameters.recent_payloads / self.members.len().max(1) as u64
     }
 
     /// The leader of a view: a fixed function of epoch and view, never of local state.

@@ -261,7 +261,7 @@ impl CheckedVertex {
     }
 
     /// The payloads with their ids, in order.
-    pub fn payloads(&self) -> impl Iterator<Item = (Hash, &Payload)> {
+    pub fn payloads(&self) -> impl DoubleEndedIterator<Item = (Hash, &Payload)> {
         self.payload_ids.iter().copied().zip(&self.vertex.payloads)
     }
 }

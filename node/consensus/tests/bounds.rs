@@ -11,9 +11,9 @@ mod common;
 use common::{Check, Key, ballot, certificate, checkpoint, forged, genesis, hash, signed_head, tip, vote_by};
 use cretoai_consensus::{
     Certificate, Change, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Engine, Epoch, Evidence, Hash, Height, Item,
-    MAX_BODY, MAX_FRAME, MAX_ITEMS, MAX_PAYLOADS, MAX_RECORDS, Message, NewView, NodeId, Payload, Phase, Prepared, Proof, Proposal,
-    Reconfig, Record, Sequence, SignedReconfig, Status, Tip, Validators, View, ViewChange, ViewChangeHead, encode,
-    engine::{Config, Input, Limits, MAX_ADVANCE, Now, Recovered, Role, Sizes, Timing, Turn, ViolationKind},
+    MAX_BODY, MAX_FRAME, MAX_ITEMS, MAX_PAYLOADS, MAX_RECORDS, Message, NewView, NodeId, Parameters, Payload, Phase, Prepared, Proof,
+    Proposal, Reconfig, Record, Sequence, SignedReconfig, Status, Tip, Validators, View, ViewChange, ViewChangeHead, encode,
+    engine::{Config, Input, Limits, MAX_ADVANCE, Now, Recovered, Remembered, Role, Sizes, Timing, Turn, ViolationKind},
 };
 use peak_alloc::PeakAlloc;
 use std::{
@@ -47,11 +47,16 @@ struct Target {
 
 impl Target {
     fn new() -> Self {
+        Self::that_remembers(Vec::new)
+    }
+
+    fn that_remembers(recent: impl FnOnce() -> Vec<Remembered>) -> Self {
         let genesis = genesis(N);
         let (chain_id, validators) = (genesis.chain_id(), Validators::of_genesis(&genesis));
-        let (recovered, key) = (Recovered::at_genesis(&genesis), Key::member(OWN));
+        let (mut recovered, key) = (Recovered::at_genesis(&genesis), Key::member(OWN));
         drop(genesis);
         let before = HEAP.current_usage();
+        recovered.recent = recent();
         let config = Config {
             chain_id,
             signers: vec![Arc::new(key)],
@@ -145,6 +150,7 @@ fn assert_within_bounds(sizes: Sizes) {
     assert!(sizes.pool_bytes <= Limits::default().pool_bytes, "{sizes:?}");
     assert!(sizes.undecided_vertices <= lanes * Limits::default().lane, "{sizes:?}");
     assert!(sizes.other_vertices <= lanes * beside, "{sizes:?}");
+    assert!(sizes.recent_payloads as u64 <= Parameters::default().recent_payloads, "{sizes:?}");
     assert!(sizes.waiting_items <= 64, "{sizes:?}");
     assert!(sizes.learnt_records <= MAX_RECORDS, "{sizes:?}");
     assert!(sizes.votes <= 2 * 2 * lanes, "{sizes:?}");
@@ -178,7 +184,10 @@ fn alone() -> std::sync::MutexGuard<'static, ()> {
 
 fn bounded(attack: &str, flood: impl FnOnce(&mut Target)) {
     let _one = alone();
-    let mut target = Target::new();
+    bounded_in(Target::new(), attack, flood);
+}
+
+fn bounded_in(mut target: Target, attack: &str, flood: impl FnOnce(&mut Target)) {
     flood(&mut target);
     let heap = target.report(attack);
     assert!(heap < HEAP_BOUND, "{attack}: {} MiB live, {:?}", heap / MIB, target.engine.sizes());
@@ -402,9 +411,30 @@ fn clients_that_submit_more_than_there_is_room_for() {
     });
 }
 
+/// Every lane has used up its share, within seconds that each hold a little more than fits a table.
+fn full_memory_of_payloads() -> Vec<Remembered> {
+    let most = Parameters::default().recent_payloads / u64::from(N) * u64::from(N);
+    let seconds = 54;
+    let remembered = |number: u64| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+        Remembered {
+            author: NodeId((number % u64::from(N)) as u32),
+            id: Hash(id),
+            valid_until_ms: common::CREATED_MS + 1_000 * (1 + number % seconds),
+            sequence: Sequence(number),
+        }
+    };
+    (0..most).map(remembered).collect()
+}
+
 #[test]
 fn all_of_it_at_once() {
-    bounded("all of it at once", |target| {
+    let _one = alone();
+    let target = Target::that_remembers(full_memory_of_payloads);
+    let share = Parameters::default().recent_payloads / u64::from(N);
+    assert_eq!(target.engine.sizes().recent_payloads as u64, share * u64::from(N));
+    bounded_in(target, "all of it at once, and a minute of payloads", |target| {
         small_talk(target, 10);
         target.lanes(300, tiny_payloads);
         small_talk(target, 10);

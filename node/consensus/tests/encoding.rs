@@ -265,7 +265,8 @@ fn every_object_has_one_strict_encoding() {
     let vote = Some((View(3), Sequence(9), Phase::PrePrepare));
     is_strict(&Mark { epoch: Epoch(1), view: View(3), vote, height: Height(4), checkpoint: Sequence(8) });
     is_strict(&Mark::default());
-    for outcome in [Outcome::Executed, Outcome::Duplicate { executed_at: Sequence(3) }, Outcome::Expired, Outcome::Early] {
+    for outcome in [Outcome::Executed, Outcome::Duplicate { executed_at: Sequence(3) }, Outcome::Expired, Outcome::Early, Outcome::Crowded]
+    {
         is_strict(&outcome);
     }
 }
@@ -466,6 +467,7 @@ fn a_genesis_is_refused_by_name() {
         Parameters { window: 127, ..Parameters::default() },
         Parameters { term_sequences: 0, ..Parameters::default() },
         Parameters { term_ms: 0, ..Parameters::default() },
+        Parameters { recent_payloads: 30, ..Parameters::default() },
     ] {
         assert!(with(&|g| g.parameters = parameters).contains("parameters"), "{parameters:?}");
     }

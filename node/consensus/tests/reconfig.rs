@@ -308,7 +308,7 @@ fn the_number_of_validators_stays_possible() {
 fn parameters_must_be_sound() {
     let chain = Chain::of(4);
     let set = |parameters| chain.apply(&chain.order(Change::SetParameters(parameters), None, None)).map(|next| next.parameters);
-    let least = Parameters { checkpoint_interval: 1, window: 2, term_sequences: 1, term_ms: 1 };
+    let least = Parameters { checkpoint_interval: 1, window: 2, term_sequences: 1, term_ms: 1, recent_payloads: 31 };
     assert_eq!(set(least), Ok(least));
     for unsound in [
         Parameters { checkpoint_interval: 0, ..least },
@@ -316,6 +316,7 @@ fn parameters_must_be_sound() {
         Parameters { window: 0, ..least },
         Parameters { term_sequences: 0, ..least },
         Parameters { term_ms: 0, ..least },
+        Parameters { recent_payloads: 30, ..least },
     ] {
         assert_eq!(set(unsound), Err(Void::Parameters), "{unsound:?}");
     }

@@ -177,6 +177,7 @@ impl Fate {
             Outcome::Duplicate { executed_at } => ("duplicate", Some(executed_at.0)),
             Outcome::Expired => ("expired", None),
             Outcome::Early => ("early", None),
+            Outcome::Crowded => ("crowded", None),
         };
         let told = Told {
             outcome,
@@ -186,8 +187,7 @@ impl Fate {
             time_ms: place.time_ms,
             executed_at,
         };
-        // An early payload may be ordered again: only what can never change is final.
-        let status = if place.outcome == Outcome::Early { "pending" } else { "final" };
+        let status = if place.outcome.is_final() { "final" } else { "pending" };
         Self { status, place: Some(told), ..Self::pending(id, naming) }
     }
 

@@ -179,7 +179,7 @@ impl Node {
             snapshot.measured(seconds * 1000.0);
         }
         self.metrics.quorum_participating.set(snapshot.participating() as i64);
-        if let Some(offset) = snapshot.clock_offset_ms() {
+        if let Some(offset) = snapshot.watch_clock() {
             self.metrics.clock_offset_milliseconds.set(offset);
         }
         if judged {

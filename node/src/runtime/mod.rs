@@ -63,8 +63,8 @@ impl Runtime for Creto {
         let genesis = genesis.genesis;
         let storage = store.storage();
         let recovered = tokio::task::spawn_blocking({
-            let (storage, genesis) = (Arc::clone(&storage), genesis.clone());
-            move || storage.recover(&genesis)
+            let (storage, genesis, key) = (Arc::clone(&storage), genesis.clone(), key.public_key().clone());
+            move || storage.recover(&genesis, &key)
         })
         .await??;
         let validators = Arc::clone(&recovered.validators);

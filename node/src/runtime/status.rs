@@ -18,6 +18,9 @@ pub(super) const RECENT: u64 = 64;
 /// A member that was not heard for so long does not participate.
 const HEARD_WITHIN_MS: u64 = 1_000;
 
+/// A clock further than this from the median of the others' raises an alarm: at twice as much, proposals wait.
+const CLOCK_ALARM_MS: u64 = 500;
+
 /// How far behind the others a ready node may be.
 const CAUGHT_UP: u64 = 64;
 
@@ -67,6 +70,7 @@ pub(super) struct Snapshot {
     pub(super) recent: VecDeque<(Sequence, Hash)>,
     pub(super) sizes: Sizes,
     peers: BTreeMap<NodeId, Heard>,
+    clock_is_off: bool,
     finality_ms: VecDeque<f64>,
 }
 
@@ -95,6 +99,7 @@ impl Snapshot {
             recent: VecDeque::new(),
             sizes: engine.sizes(),
             peers: BTreeMap::new(),
+            clock_is_off: false,
             finality_ms: VecDeque::new(),
             validators,
         }
@@ -154,8 +159,23 @@ impl Snapshot {
         }
     }
 
+    /// [`Self::clock_offset_ms`], and an alarm when it becomes large.
+    pub(super) fn watch_clock(&mut self) -> Option<i64> {
+        let offset_ms = self.clock_offset_ms()?;
+        let is_off = offset_ms.unsigned_abs() > CLOCK_ALARM_MS;
+        if is_off != self.clock_is_off {
+            self.clock_is_off = is_off;
+            if is_off {
+                tracing::warn!(offset_ms, "this machine's clock is not that of the other validators; set it by NTP");
+            } else {
+                tracing::info!(offset_ms, "this machine's clock is that of the other validators again");
+            }
+        }
+        Some(offset_ms)
+    }
+
     /// This node's clock less the median of those of the members heard lately.
-    pub(super) fn clock_offset_ms(&self) -> Option<i64> {
+    fn clock_offset_ms(&self) -> Option<i64> {
         let lately = self.peers.values().filter(|heard| millis(&heard.at) <= HEARD_WITHIN_MS);
         let mut offsets: Vec<i64> = lately.map(|heard| heard.clock_offset_ms).collect();
         offsets.sort_unstable();

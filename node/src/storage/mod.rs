@@ -284,7 +284,7 @@ impl Storage {
             for ((position, (id, _)), outcome) in (0..).zip(vertex.payloads()).zip(outcomes) {
                 let location = Location { sequence, index, vertex: vertex.id(), position, outcome: *outcome };
                 // Only an execution may take the place of what is known already.
-                let known = || self.location(&id).map(|known| known.is_some_and(|known| known.outcome != Outcome::Early));
+                let known = || self.location(&id).map(|known| known.is_some_and(|known| known.outcome.is_final()));
                 if matches!(outcome, Outcome::Executed) || (!matches!(outcome, Outcome::Duplicate { .. }) && !known()?) {
                     self.put(batch, PAYLOADS, &id.0, &encode(&location))?;
                 }

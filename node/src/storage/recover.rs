@@ -1,21 +1,22 @@
 //! What the engine gets back when a node starts.
 
 use super::{
-    CONSENSUS, Finalized, Storage, StorageError,
+    CONSENSUS, Finalized, METADATA, Storage, StorageError, VertexMetadata,
     votes::{COMMIT, NEW_VIEW, PREPARE, PREPARED, PROPOSED, STALE, STATE, SUCCESSOR, VIEW_CHANGE},
 };
 use cretoai_consensus::{
-    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, NodeId, Opening, Outcome, Proof, Sequence, Tip, VALIDITY_WINDOW_MS,
-    Validators, Vertex, Vote, engine::Recovered,
+    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, Height, NodeId, Opening, Outcome, Proof, PublicKey, REMEMBERED_MS, Sequence,
+    Tip, Validators, Vertex, Vote,
+    engine::{Limits, Recovered, Remembered},
 };
 use std::sync::Arc;
 
 impl Storage {
-    /// Reads the state after the newest decision, and all that this node signed.
+    /// Reads the state after the newest decision, and all that the node with this key signed.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn recover(&self, genesis: &Genesis) -> Result<Recovered, StorageError> {
+    pub fn recover(&self, genesis: &Genesis, key: &PublicKey) -> Result<Recovered, StorageError> {
         let mut recovered = Recovered::at_genesis(genesis);
         let chain_id = genesis.chain_id();
         if let Some(state) = self.get::<ChainState>(CONSENSUS, STATE)? {
@@ -39,8 +40,12 @@ impl Storage {
         }
         let domain = Domain { chain_id, epoch: recovered.validators.epoch };
         let lanes: Vec<(NodeId, Tip)> = recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
+        let own = recovered.validators.by_key(key).map(|member| member.id);
         for (author, tip) in lanes {
             self.recover_lane(&domain, author, tip, &mut recovered.undecided)?;
+            if Some(author) == own {
+                recovered.left_behind = self.left_behind(&domain, author, tip)?;
+            }
         }
         recovered.view_change = self.get(CONSENSUS, VIEW_CHANGE)?.map(Arc::new);
         recovered.new_view = self.get(CONSENSUS, NEW_VIEW)?.map(Arc::new);
@@ -96,24 +101,48 @@ impl Storage {
         }
     }
 
-    /// Payloads that executed within the validity window before the newest record's time.
-    fn recent_payloads(&self, chain_id: Hash, newest: Finalized) -> Result<Vec<(Hash, u64, Sequence)>, StorageError> {
+    /// A lane's vertices of older epochs that no sequence decided, by height. They lie above the tip at which this epoch
+    /// began, and what was in them is the first that it seals.
+    fn left_behind(&self, domain: &Domain, author: NodeId, decided: Tip) -> Result<Vec<Arc<CheckedVertex>>, StorageError> {
+        let mut left = Vec::new();
+        let mut height = Height(decided.height.0.saturating_sub(Limits::default().lane as u64)).next();
+        loop {
+            let slot = self.slot(author, height)?;
+            if slot.is_empty() && height > decided.height {
+                return Ok(left);
+            }
+            for id in slot {
+                let metadata = self.get::<VertexMetadata>(METADATA, &id.0)?;
+                let Some(vertex) = self.vertex(&id)?.filter(|vertex| vertex.header.epoch < domain.epoch) else { continue };
+                if metadata.is_some_and(|metadata| metadata.finalized.is_none()) {
+                    let domain = Domain { epoch: vertex.header.epoch, ..*domain };
+                    left.push(Arc::new(CheckedVertex::trusted(vertex, &domain)));
+                }
+            }
+            height = height.next();
+        }
+    }
+
+    /// Payloads that executed lately, by the chain's time.
+    fn recent_payloads(&self, chain_id: Hash, newest: Finalized) -> Result<Vec<Remembered>, StorageError> {
         let time_ms = newest.record.proposal.time_ms;
         let mut recent = Vec::new();
         let mut next = Some(newest);
         while let Some(Finalized { record, outcomes, .. }) = next {
             let sequence = record.proposal.sequence;
-            if record.proposal.time_ms + VALIDITY_WINDOW_MS < time_ms {
+            if record.proposal.time_ms + REMEMBERED_MS < time_ms {
                 break;
             }
             for (id, outcomes) in record.vertices.iter().zip(outcomes) {
                 let vertex = self.vertex(id)?.ok_or_else(|| self.damaged(format!("vertex {id} of sequence {sequence} is missing")))?;
-                let executed = vertex
-                    .payloads
-                    .iter()
-                    .zip(outcomes)
-                    .filter(|(p, outcome)| *outcome == Outcome::Executed && p.valid_until_ms >= time_ms);
-                recent.extend(executed.map(|(p, _)| (p.id(chain_id), p.valid_until_ms, sequence)));
+                let author = vertex.header.author;
+                let executed = vertex.payloads.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Outcome::Executed);
+                recent.extend(executed.map(|(payload, _)| Remembered {
+                    author,
+                    id: payload.id(chain_id),
+                    valid_until_ms: payload.valid_until_ms,
+                    sequence,
+                }));
             }
             next = sequence.0.checked_sub(1).filter(|s| *s > 0).map(|s| self.finalized(Sequence(s))).transpose()?.flatten();
         }

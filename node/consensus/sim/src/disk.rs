@@ -5,8 +5,8 @@
 use cretoai_consensus::{ChainState, Opening};
 use cretoai_consensus::{
     CheckedVertex, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message,
-    NewView, NodeId, Outcome, Phase, Prepared, Proof, Proposal, Sequence, Tip, VALIDITY_WINDOW_MS, Validators, ViewChange, Vote, encode,
-    engine::{Execution, Mark, Recovered, Write},
+    NewView, NodeId, Outcome, Phase, Prepared, Proof, Proposal, REMEMBERED_MS, Sequence, Tip, Validators, ViewChange, Vote, encode,
+    engine::{Execution, Mark, Recovered, Remembered, Write},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -206,7 +206,7 @@ impl Disk {
     }
 
     /// What a restarted node reads. Opening the store makes durable what it reads.
-    pub fn recover(&mut self, genesis: &Genesis) -> Recovered {
+    pub fn recover(&mut self, genesis: &Genesis, own: NodeId) -> Recovered {
         self.sync();
         let content = &self.visible;
         let mut recovered = Recovered::at_genesis(genesis);
@@ -241,6 +241,7 @@ impl Disk {
         recovered.stable.clone_from(&content.stable);
         if self.fault != Some(DiskFault::ForgetsVertices) {
             recovered.undecided = Self::undecided(content, &recovered);
+            recovered.left_behind = Self::left_behind(content, own, epoch);
         }
         if self.fault != Some(DiskFault::ForgetsRecentPayloads) {
             recovered.recent = Self::recent(content, recovered.state.time_ms);
@@ -261,19 +262,32 @@ impl Disk {
         vertices
     }
 
-    fn recent(content: &Content, time_ms: u64) -> Vec<(Hash, u64, Sequence)> {
-        let mut recent = Vec::new();
-        for (sequence, execution) in content.executions.iter().rev() {
-            if execution.record.proposal.time_ms + VALIDITY_WINDOW_MS < time_ms {
-                break;
-            }
-            for (vertex, outcomes) in &execution.vertices {
-                let executed = vertex.payloads().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Executed);
-                let valid = executed.filter(|((_, payload), _)| payload.valid_until_ms >= time_ms);
-                recent.extend(valid.map(|((id, payload), _)| (id, payload.valid_until_ms, *sequence)));
-            }
+    /// What a node sealed in older epochs and no sequence decided, by height.
+    fn left_behind(content: &Content, own: NodeId, epoch: Epoch) -> Vec<Arc<CheckedVertex>> {
+        let slots = content.vertices.range((own, Height(0))..=(own, Height(u64::MAX)));
+        let older: Vec<_> = slots.flat_map(|(_, slot)| slot).filter(|vertex| vertex.header().epoch < epoch).cloned().collect();
+        if older.is_empty() {
+            return older;
         }
-        recent
+        let decided: BTreeSet<Hash> = content.executions.values().flat_map(|e| e.record.vertices.iter().copied()).collect();
+        older.into_iter().filter(|vertex| !decided.contains(&vertex.id())).collect()
+    }
+
+    fn recent(content: &Content, time_ms: u64) -> Vec<Remembered> {
+        let lately = |execution: &&Arc<Execution>| execution.record.proposal.time_ms + REMEMBERED_MS >= time_ms;
+        let executions = content.executions.values().rev().take_while(lately);
+        let vertices = executions.flat_map(|execution| execution.vertices.iter().map(move |(v, outcomes)| (execution, v, outcomes)));
+        vertices
+            .flat_map(|(execution, vertex, outcomes)| {
+                let executed = vertex.payloads().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Executed);
+                executed.map(move |((id, payload), _)| Remembered {
+                    author: vertex.header().author,
+                    id,
+                    valid_until_ms: payload.valid_until_ms,
+                    sequence: execution.record.proposal.sequence,
+                })
+            })
+            .collect()
     }
 
     // ---- what the checks ask

@@ -108,7 +108,7 @@ impl Machine {
 
     /// Starts the engine from what the disk has.
     pub fn start(&mut self, genesis: &Genesis, micros: u64, seed: u64, timing: Timing) {
-        let recovered = self.disk.recover(genesis);
+        let recovered = self.disk.recover(genesis, self.own);
         let config = Config {
             chain_id: genesis.chain_id(),
             signers: self.signers().into_iter().map(|key| Arc::new(key) as Arc<dyn Signer>).collect(),

@@ -137,6 +137,11 @@ impl Breakage {
             Self::Engine(Mutant::EvidenceAcrossEpochs | Mutant::EvidenceUnsigned) => {
                 busy(seed, 4, &[S::Frame], &[], &[Change::RotateAdmin, Change::SetParameters, Change::RotateAdmin])
             }
+            Self::Engine(Mutant::ShareIgnored) => {
+                let mut scenario = busy(seed, 4, &[], &[Fault::Pause], &[]);
+                scenario.parameters.recent_payloads = 100;
+                scenario
+            }
             Self::Engine(Mutant::UnverifiedVote) => busy(seed, 4, &[S::ForgeVotes, S::OtherDomain], &[], &[]),
             Self::Engine(Mutant::LeaderFromLocalBans) => {
                 busy(seed, 4, &[S::Equivocate, S::ConflictingVotes, S::ForkLane], &[Fault::PartialCut], &[])

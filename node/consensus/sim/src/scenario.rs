@@ -7,7 +7,7 @@ use crate::{
     network::Weather,
     rng::Rng,
 };
-use cretoai_consensus::{FaultModel, NodeId, Parameters, Quorum, engine::Timing};
+use cretoai_consensus::{FaultModel, MAX_MEMBERS, NodeId, Parameters, Quorum, engine::Timing};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A deliberate mistake of the driver around an engine: the checks must notice it.
@@ -173,16 +173,17 @@ impl Scenario {
             stragglers: rng.pick(&[0, 10, 50]),
         };
         let trouble = rng.range(900_000, 2_500_000);
+        let payloads = rng.range(20, 120);
         let mut scenario = Self {
             n,
             model,
-            parameters: parameters(&mut rng),
+            parameters: parameters(&mut rng, payloads),
             weather,
             fsync: if rng.chance(400) { (0, 0) } else { (200, rng.range(400, 3_000)) },
             skew_ms: 400,
             trouble,
             crashes: rng.pick(&[0, 2, 8, 25]),
-            payloads: rng.range(20, 120),
+            payloads,
             lax_senders: rng.chance(300),
             ..Self::calm(n, 0)
         };
@@ -297,12 +298,14 @@ impl Scenario {
     }
 }
 
-fn parameters(rng: &mut Rng) -> Parameters {
+fn parameters(rng: &mut Rng, payloads: u64) -> Parameters {
     let checkpoint_interval = rng.pick(&[4, 8, 8, 16, 64]);
     Parameters {
         checkpoint_interval,
         window: checkpoint_interval * rng.pick(&[2, 4]),
         term_sequences: rng.pick(&[10, 40, 10_000]),
         term_ms: rng.pick(&[500, 60_000]),
+        // As few as the lanes of a quorum need to take what all clients submit, or plenty.
+        recent_payloads: rng.pick(&[(payloads * 3 / 2 + 10).max(MAX_MEMBERS as u64), 3 << 20]),
     }
 }

@@ -44,11 +44,21 @@ impl Engine {
             && lane.tip().height.0 - acknowledged.0 < self.limits.unacknowledged
     }
 
+    /// How many payloads the next vertex may carry: more would find no room among those that are remembered.
+    fn room_for_payloads(&self, now: Now) -> usize {
+        let Some((own, lane)) = self.own_id().zip(self.own_position().and_then(|position| self.lanes.get(position))) else { return 0 };
+        let sealed: usize = lane.above(lane.decided().height).map(|vertex| vertex.vertex().payloads.len()).sum();
+        let used = self.recent.used_at(own, now.wall_ms.max(self.state.time_ms)).saturating_add(sealed as u64);
+        let share = if mutant!(ShareIgnored) { u64::MAX } else { self.validators.payload_share() };
+        share.saturating_sub(used).min(MAX_PAYLOADS as u64) as usize
+    }
+
     /// Seals what waits: with the COMMIT of this turn; or at once when nothing is being decided; or when a vertex is
     /// full; or when a payload has waited long enough.
     pub(super) fn seal(&mut self, now: Now) {
         loop {
-            let due = self.seal_due(now).is_some_and(|due| due <= now.at) || (self.committed_this_turn() && self.has_something_to_seal());
+            let due =
+                self.seal_due(now).is_some_and(|due| due <= now.at) || (self.committed_this_turn() && self.has_something_to_seal(now));
             if !due || !self.may_seal() {
                 return;
             }
@@ -62,7 +72,7 @@ impl Engine {
 
     /// When the waiting payloads are to be sealed, whatever else happens. Nothing when there is none, or no room.
     pub(super) fn seal_due(&self, now: Now) -> Option<Duration> {
-        if !self.has_something_to_seal() || !self.may_seal() {
+        if !self.has_something_to_seal(now) || !self.may_seal() {
             return None;
         }
         if self.pool_bytes >= MAX_BODY || self.seal_empty {
@@ -74,19 +84,20 @@ impl Engine {
         Some(if idle { floor.min(patience) } else { patience })
     }
 
-    fn has_something_to_seal(&self) -> bool {
-        !self.pool.is_empty() || !self.items.is_empty() || self.seal_empty
+    fn has_something_to_seal(&self, now: Now) -> bool {
+        !self.items.is_empty() || self.seal_empty || (!self.pool.is_empty() && self.room_for_payloads(now) > 0)
     }
 
     fn seal_one(&mut self, now: Now) {
         let (Some((own, signer)), Some(position)) = (self.own.clone(), self.own_position()) else { return };
+        let most = self.room_for_payloads(now);
         let items = self.items_to_seal();
         let room = MAX_BODY.saturating_sub(items_bytes(&items));
         let mut payloads = Vec::new();
         let mut bytes = 0;
         while let Some(pooled) = self.pool.front() {
             let size = pooled.payload.encoded_len();
-            if bytes + size > room || payloads.len() >= MAX_PAYLOADS {
+            if bytes + size > room || payloads.len() >= most {
                 break;
             }
             bytes += size;

@@ -9,8 +9,13 @@ use super::{
     peer::Peer,
     standing::{self, Mark, Standing},
 };
-use crate::{ids::View, mutants::mutant, vertex::Item, view::Opening};
-use std::{collections::BTreeSet, sync::Arc};
+use crate::{
+    ids::View,
+    mutants::mutant,
+    vertex::{CheckedVertex, Item},
+    view::Opening,
+};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 impl Engine {
     /// Opens the next epoch once its certificate is here. Says whether it did.
@@ -80,20 +85,27 @@ impl Engine {
         true
     }
 
-    /// What this node sealed and nobody decided goes back to where it came from.
+    /// What this node sealed in the epoch that ends and nobody decided.
     fn take_back_undecided(&mut self, now: Now) {
         let Some(lane) = self.own_position().and_then(|position| self.lanes.get(position)) else { return };
         let vertices: Vec<_> = lane.above(lane.decided().height).cloned().collect();
-        for vertex in vertices.iter().rev() {
-            for payload in vertex.vertex().payloads.iter().rev() {
+        self.take_back(now.at, &vertices);
+        self.items.retain(|item| matches!(item, Item::Evidence(_)));
+    }
+
+    /// Payloads and evidence of own vertices that count no more go back to where they came from, to be sealed anew. What a
+    /// later vertex carries already executes once all the same.
+    pub(super) fn take_back(&mut self, since: Duration, vertices: &[Arc<CheckedVertex>]) {
+        for (id, payload) in vertices.iter().rev().flat_map(|vertex| vertex.payloads().rev()) {
+            let needless = payload.valid_until_ms < self.state.time_ms || self.recent.executed_at(id, payload.valid_until_ms).is_some();
+            if !needless {
                 self.pool_bytes += payload.encoded_len();
-                self.pool.push_front(Pooled { payload: payload.clone(), since: now.at });
+                self.pool.push_front(Pooled { payload: payload.clone(), since });
             }
         }
-        let items: Vec<Item> = vertices.into_iter().flat_map(|vertex| vertex.vertex().items.clone()).collect();
-        for item in items.into_iter().filter(|item| matches!(item, Item::Evidence(_))) {
-            self.take_item(item);
+        let items = vertices.iter().flat_map(|vertex| &vertex.vertex().items);
+        for item in items.filter(|item| matches!(item, Item::Evidence(_))) {
+            self.take_item(item.clone());
         }
-        self.items.retain(|item| matches!(item, Item::Evidence(_)));
     }
 }

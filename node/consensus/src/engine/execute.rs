@@ -61,10 +61,12 @@ impl Engine {
             chain_hash = TaggedHasher::new("mutant").with(&chain_hash).with(&self.view).finish();
         }
         self.recent.forget_before(time_ms);
+        let share = self.validators.payload_share();
         let mut outcomes = Vec::with_capacity(vertices.len());
         for vertex in &vertices {
+            let author = vertex.header().author;
             let of_vertex: Vec<Outcome> =
-                vertex.payloads().map(|(id, payload)| self.recent.execute(id, payload, sequence, time_ms)).collect();
+                vertex.payloads().map(|(id, payload)| self.recent.execute(author, share, id, payload, sequence, time_ms)).collect();
             self.state.add_outcomes(vertex, &of_vertex);
             outcomes.push(of_vertex);
         }

@@ -133,8 +133,23 @@ pub struct Recovered {
     pub checkpoint: Option<Checkpoint>,
     /// The stable checkpoint.
     pub stable: Option<Arc<CheckpointCertificate>>,
-    /// Payloads executed within the last minute of chain time, also of the epochs before: id, `valid_until`, sequence.
-    pub recent: Vec<(Hash, u64, Sequence)>,
+    /// Payloads that executed at most [`crate::REMEMBERED_MS`] before the newest record's time, also in the epochs before.
+    pub recent: Vec<Remembered>,
+    /// This node's own vertices of older epochs that no sequence decided, by height: what was in them is sealed anew.
+    pub left_behind: Vec<Arc<CheckedVertex>>,
+}
+
+/// An executed payload, as it is read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Whose lane it was in.
+    pub author: NodeId,
+    /// The payload's id.
+    pub id: Hash,
+    /// Its `valid_until`, Unix milliseconds.
+    pub valid_until_ms: u64,
+    /// Where it took effect.
+    pub sequence: Sequence,
 }
 
 impl Recovered {
@@ -161,6 +176,7 @@ impl Recovered {
             checkpoint: None,
             stable: None,
             recent: Vec::new(),
+            left_behind: Vec::new(),
         }
     }
 }

@@ -59,8 +59,8 @@ use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use election::Election;
 pub use interface::{
-    Config, Execution, Input, Limits, MAX_ADVANCE, MAX_AHEAD_MS, MAX_BEHIND_MS, Now, Recipient, Recovered, Sizes, Timing, Turn, Violation,
-    ViolationKind, Write,
+    Config, Execution, Input, Limits, MAX_ADVANCE, MAX_AHEAD_MS, MAX_BEHIND_MS, Now, Recipient, Recovered, Remembered, Sizes, Timing, Turn,
+    Violation, ViolationKind, Write,
 };
 use lane::Lane;
 use peer::Peer;
@@ -231,9 +231,10 @@ impl Engine {
             engine.certified = (sequence, chain_hash, Some(proof));
         }
         engine.count_own_checkpoint();
-        for (id, valid_until, sequence) in recovered.recent {
-            engine.recent.remember(id, valid_until, sequence);
+        for Remembered { author, id, valid_until_ms, sequence } in recovered.recent {
+            engine.recent.remember(author, id, valid_until_ms, sequence);
         }
+        engine.recent.forget_before(engine.state.time_ms);
         engine.recall_view(view_change, new_view, prepared);
         // The votes first: of a lane that forked, what was voted for is held again.
         engine.recall_votes(recovered.proposal, recovered.votes);
@@ -247,6 +248,7 @@ impl Engine {
                 }
             }
         }
+        engine.take_back(Duration::ZERO, &recovered.left_behind);
         engine.begin_standing();
         engine
     }

@@ -53,6 +53,8 @@ pub struct Checks {
     chain_hash: Hash,
     /// Where each payload took effect.
     executed: HashMap<Hash, Sequence>,
+    /// How many payloads of each lane took effect, by the second until which they are valid.
+    alive: BTreeMap<(NodeId, u64), u64>,
     commits: Commits,
     signed: signed::Signed,
 }
@@ -73,6 +75,7 @@ impl Checks {
             chain: Vec::new(),
             time_ms: genesis.created_ms,
             executed: HashMap::new(),
+            alive: BTreeMap::new(),
             commits: Commits::new(),
             signed: signed::Signed::default(),
         }
@@ -236,23 +239,27 @@ impl Checks {
             rule!(vertex.payloads().count() == outcomes.len(), "outcomes: not one for each payload at {sequence}");
             for ((id, payload), outcome) in vertex.payloads().zip(outcomes) {
                 rule!(id == payload.id(self.chain_id), "outcomes: payload at sequence {sequence} is known by an id that is not its own");
-                let expected = self.outcome(id, payload.valid_until_ms, time_ms);
+                let expected = self.outcome(vertex.header().author, id, payload.valid_until_ms, time_ms);
                 rule!(expected == *outcome, "outcomes: payload {id} at sequence {sequence} is {outcome:?} and should be {expected:?}");
                 if *outcome == Outcome::Executed {
                     self.executed.insert(id, sequence);
+                    *self.alive.entry((vertex.header().author, payload.valid_until_ms / 1000)).or_default() += 1;
                 }
             }
         }
         Ok(())
     }
 
-    fn outcome(&self, id: Hash, valid_until_ms: u64, time_ms: u64) -> Outcome {
+    fn outcome(&self, author: NodeId, id: Hash, valid_until_ms: u64, time_ms: u64) -> Outcome {
+        let crowd: u64 = self.alive.range((author, time_ms / 1000)..=(author, u64::MAX)).map(|(_, count)| count).sum();
         if time_ms > valid_until_ms {
             Outcome::Expired
         } else if let Some(executed_at) = self.executed.get(&id) {
             Outcome::Duplicate { executed_at: *executed_at }
         } else if valid_until_ms > time_ms + VALIDITY_WINDOW_MS {
             Outcome::Early
+        } else if self.validators().is_some_and(|validators| crowd >= validators.payload_share()) {
+            Outcome::Crowded
         } else {
             Outcome::Executed
         }
@@ -289,12 +296,16 @@ impl Checks {
     ///
     /// # Errors
     /// The rule that is broken.
-    pub fn bounds(&self, node: NodeId, sizes: Sizes, members: usize) -> Result<(), Broken> {
+    pub fn bounds(&self, node: NodeId, sizes: Sizes, validators: &Validators) -> Result<(), Broken> {
         let limits = crate::machine::LIMITS;
+        let members = validators.members.len();
+        let remembered = validators.parameters.recent_payloads as usize;
         let beside = 64 + 4 * 64 + 2 * 64;
         let held = sizes.pool_bytes <= 2 * limits.pool_bytes
             && sizes.undecided_vertices <= (limits.lane + 64) * members
             && sizes.other_vertices <= beside * members
+            // Those of the last minute: lanes that went may have used up their shares, too.
+            && sizes.recent_payloads <= 2 * remembered
             && sizes.waiting_items <= 64
             && sizes.learnt_records <= cretoai_consensus::MAX_RECORDS
             && sizes.votes <= 4 * members;

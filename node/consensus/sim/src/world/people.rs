@@ -87,7 +87,7 @@ impl World {
         let outcomes = execution.vertices.iter().flat_map(|(v, outcomes)| v.payloads().map(|(id, _)| id).zip(outcomes));
         let answered: HashMap<Hash, Outcome> = outcomes.map(|(id, outcome)| (id, *outcome)).collect();
         for client in self.clients.iter_mut().filter(|c| !c.settled) {
-            client.settled = answered.get(&client.id).is_some_and(|outcome| *outcome != Outcome::Early);
+            client.settled = answered.get(&client.id).is_some_and(|outcome| outcome.is_final());
         }
     }
 

@@ -57,7 +57,7 @@ impl World {
                 return Err(format!("divergence: honest node {own} stopped: {reason}"));
             }
             self.checks.may_sign(own, before, engine.role(), &turn.writes)?;
-            self.checks.bounds(own, engine.sizes(), engine.validators().members.len())?;
+            self.checks.bounds(own, engine.sizes(), engine.validators())?;
             let epoch = engine.epoch();
             turn.violations.iter().try_for_each(|violation| self.checks.accused(own, epoch, *violation))?;
         }

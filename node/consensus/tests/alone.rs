@@ -1,0 +1,92 @@
+//! One validator by itself: what it seals, and when, without anybody else.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use common::{CREATED_MS, Check, Key, genesis, payload};
+use cretoai_consensus::{
+    CheckedVertex, Domain, Engine, Epoch, Genesis, Hash, MAX_MEMBERS, NodeId, Outcome, Payload, Sequence, Tip,
+    engine::{Config, Input, Limits, Now, Recovered, Remembered, Timing},
+};
+use std::{sync::Arc, time::Duration};
+
+struct Alone {
+    engine: Engine,
+    at: Duration,
+}
+
+impl Alone {
+    fn start(genesis: &Genesis, recovered: Recovered) -> Self {
+        let config = Config {
+            chain_id: genesis.chain_id(),
+            signers: vec![Arc::new(Key::member(0))],
+            verifier: Arc::new(Check),
+            timing: Timing::default(),
+            limits: Limits::default(),
+            seed: 1,
+        };
+        Self { engine: Engine::new(config, recovered), at: Duration::ZERO }
+    }
+
+    fn submit(&mut self, payload: Payload) {
+        let now = self.now();
+        self.engine.handle(now, Input::Submit(payload));
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.at, wall_ms: CREATED_MS + 1 + self.at.as_millis() as u64 }
+    }
+
+    /// What is executed until a time.
+    fn until(&mut self, end: Duration) -> Vec<(Hash, Outcome)> {
+        let mut executed = Vec::new();
+        while self.at < end {
+            self.at += Duration::from_millis(5);
+            let turn = self.engine.end_turn(self.now());
+            for (vertex, outcomes) in turn.executions.iter().flat_map(|execution| &execution.vertices) {
+                executed.extend(vertex.payloads().map(|(id, _)| id).zip(outcomes.iter().copied()));
+            }
+        }
+        executed
+    }
+}
+
+fn numbered(number: u8, valid_for_ms: u64) -> Payload {
+    Payload { valid_until_ms: CREATED_MS + valid_for_ms, ..payload(number, 10) }
+}
+
+#[test]
+fn what_was_left_behind_in_an_older_epoch_is_sealed_anew_unless_it_needs_not() {
+    let genesis = genesis(1);
+    let domain = Domain { chain_id: genesis.chain_id(), epoch: Epoch(0) };
+    let [lost, executed, expired] =
+        [numbered(1, 30_000), numbered(2, 30_000), Payload { valid_until_ms: CREATED_MS - 1, ..payload(3, 10) }];
+    let (lost_id, executed_id) = (lost.id(genesis.chain_id()), executed.id(genesis.chain_id()));
+    let remembered = Remembered { author: NodeId(0), id: executed_id, valid_until_ms: executed.valid_until_ms, sequence: Sequence(0) };
+    let key = Key::member(0);
+    let vertex = CheckedVertex::seal(&domain, &key, NodeId(0), Tip::default(), vec![], 1, vec![lost, executed, expired], vec![]);
+    let recovered = Recovered { left_behind: vec![Arc::new(vertex)], recent: vec![remembered], ..Recovered::at_genesis(&genesis) };
+    let mut alone = Alone::start(&genesis, recovered);
+    assert_eq!(alone.until(Duration::from_secs(1)), [(lost_id, Outcome::Executed)]);
+}
+
+#[test]
+fn a_lane_whose_share_is_used_up_seals_again_when_time_made_room() {
+    let mut genesis = genesis(1);
+    genesis.parameters.recent_payloads = MAX_MEMBERS as u64;
+    let mut alone = Alone::start(&genesis, Recovered::at_genesis(&genesis));
+    for number in 0..MAX_MEMBERS as u8 {
+        alone.submit(numbered(number, 5_000));
+    }
+    for number in 100..109 {
+        alone.submit(numbered(number, 30_000));
+    }
+    let all_executed = |outcomes: &[(Hash, Outcome)], count| {
+        assert_eq!(outcomes.len(), count);
+        assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Executed), "{outcomes:?}");
+    };
+    all_executed(&alone.until(Duration::from_millis(4_900)), MAX_MEMBERS);
+    // Nobody else decides anything meanwhile: the clock alone makes room.
+    all_executed(&alone.until(Duration::from_secs(8)), 9);
+}
