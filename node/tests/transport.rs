@@ -188,6 +188,56 @@ async fn a_restarted_member_is_connected_again_in_both_directions() {
     assert_eq!(first.frame().await.1, "thanks");
 }
 
+/// Passes datagrams on, between whoever sends to `listen` and `to`, until it is dropped.
+fn relay(listen: SocketAddr, to: SocketAddr) -> tokio::task::JoinSet<()> {
+    let bind = |address: SocketAddr| {
+        let socket = UdpSocket::bind(address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Arc::new(tokio::net::UdpSocket::from_std(socket).unwrap())
+    };
+    let (near, far) = (bind(listen), bind(SocketAddr::from(([127, 0, 0, 1], 0))));
+    let caller = Arc::new(std::sync::Mutex::new(None));
+    let mut pumps = tokio::task::JoinSet::new();
+    pumps.spawn({
+        let (near, far, caller) = (near.clone(), far.clone(), caller.clone());
+        async move {
+            let mut datagram = [0; 2_048];
+            while let Ok((length, from)) = near.recv_from(&mut datagram).await {
+                *caller.lock().unwrap() = Some(from);
+                far.send_to(&datagram[..length], to).await.unwrap();
+            }
+        }
+    });
+    pumps.spawn(async move {
+        let mut datagram = [0; 2_048];
+        while let Ok(length) = far.recv(&mut datagram).await {
+            let to = *caller.lock().unwrap();
+            near.send_to(&datagram[..length], to.unwrap()).await.unwrap();
+        }
+    });
+    pumps
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_vanished_and_comes_back_elsewhere_is_reached_before_its_old_connection_times_out() {
+    let [own, far, other, known] = ports();
+    let link = relay(known, far);
+    let mut first = start_among(0, &[own], &members(2), &[known]).await;
+    let old = start_among(1, &[other, far], &members(2), &[]).await;
+    first.connected_to(1).await;
+    // No packet of the old one ever arrives again, and nobody answers at the address that is known.
+    drop(link);
+    let back = Instant::now();
+    let mut new = start_among(1, &[own, other], &members(2), &[own]).await;
+    new.connected_to(0).await;
+    while !matches!(first.next().await, Inbound::Disconnected(NodeId(1))) {}
+    first.connected_to(1).await;
+    assert!(back.elapsed() < Duration::from_millis(2_500), "{:?}, and the old connection times out after 3 s", back.elapsed());
+    first.transport.send(NodeId(1), Class::Vote, Bytes::from_static(b"welcome back"));
+    assert_eq!(new.frame().await.1, "welcome back");
+    drop(old);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_is_bounded_by_the_budget_and_votes_pass_it() {
     let addresses = ports::<2>();

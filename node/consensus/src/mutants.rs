@@ -84,6 +84,7 @@ mod switch {
         UnverifiedVote: "nothing is believed unverified",
         EvidenceUnsigned: "evidence is signed by the accused",
         WantForever: "SUSPECT holds exactly while a reason does",
+        LeaderGoneIgnored: "who has left a view leads it no more",
         TimeoutConstant: "the timeout doubles with each view that fails",
         DataNotHeld: "PREPARE only with all data durable",
         NewViewNotStored: "NEW-VIEW is durable before it is acted on",

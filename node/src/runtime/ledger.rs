@@ -171,6 +171,11 @@ impl Node {
             }
         }
         let mut snapshot = lock(&self.snapshot);
+        if let Some((left, reason)) = turn.left {
+            let name = |view| engine.validators().member(engine.validators().leader(view)).map_or("", |member| member.name.as_str());
+            let (view, leader) = (engine.view(), name(engine.view()));
+            tracing::info!(left = left.0, its_leader = name(left), ?reason, view = view.0, leader, "entered a view");
+        }
         let judged = snapshot.take(engine, &self.identity.key);
         for execution in &turn.executions {
             snapshot.executed(execution.record.proposal.sequence, execution.chain_hash);

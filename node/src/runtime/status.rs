@@ -119,6 +119,9 @@ impl Snapshot {
             let validators = &self.validators;
             self.peers.retain(|id, _| validators.position(*id).is_some());
         }
+        if engine.is_active() && !self.active {
+            tracing::info!(view = engine.view().0, executed = engine.executed().0, "the view begins");
+        }
         self.role = engine.role();
         self.view = engine.view();
         self.active = engine.is_active();

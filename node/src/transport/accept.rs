@@ -104,6 +104,7 @@ async fn receive(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, connection: C
     if lock(&peer.outgoing).is_none() {
         shared.wake.notify_waiters();
     }
+    peer.arrived.notify_waiters();
     let violation = tokio::select! {
         violation = read::streams(shared, &peer, &connection, &Class::ALL) => violation,
         () = peer.left() => Violation::Ended,

@@ -4,7 +4,7 @@ use super::{
     Class, Inbound, Shared, lock,
     peers::{Peer, Who},
     queue::Outgoing,
-    quic::{CLOSE_SUPERFLUOUS, CLOSE_VIOLATION},
+    quic::{CLOSE_SUPERFLUOUS, CLOSE_VIOLATION, KEEP_ALIVE},
     read,
 };
 use crate::peer_address::PeerAddress;
@@ -29,7 +29,9 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 const STABLE: Duration = Duration::from_secs(2);
 const RTT_EVERY: Duration = Duration::from_secs(2);
 /// A member whose address is known is dialled by it first.
-const DIAL_BACK_AFTER: Duration = Duration::from_secs(2);
+const DIAL_BACK_AFTER: Duration = Duration::from_millis(500);
+/// A live connection brings a packet in half of this time, also when nobody sends.
+const SIGN_OF_LIFE: Duration = KEEP_ALIVE.saturating_mul(2);
 /// How often the address of a live connection is looked up again.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -183,6 +185,20 @@ async fn moved(address: Option<&PeerAddress>, local: SocketAddr, remote: SocketA
     }
 }
 
+/// Resolves when the member connects to us while nobody answers on our connection to it: its pod came back with another
+/// address. To wait until the connection is idle for long would leave it deaf.
+async fn deserted(peer: &Peer, connection: &Connection) {
+    let heard = || connection.stats().udp_rx.datagrams;
+    loop {
+        peer.arrived.notified().await;
+        let before = heard();
+        tokio::time::sleep(SIGN_OF_LIFE).await;
+        if heard() == before {
+            return;
+        }
+    }
+}
+
 /// Uses a connection until it ends. `address` is what was dialled by name.
 async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&PeerAddress>, local: SocketAddr) -> Ended {
     let started = Instant::now();
@@ -227,6 +243,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&Pe
         // To the other end this node may be a guest, which is answered here.
         _ = read::streams(shared, &peer, &connection, &[Class::Bulk]) => "an answer broke off".to_owned(),
         () = peer.left() => "its standing changed".to_owned(),
+        () = deserted(&peer, &connection) => "it came back, and not to this connection".to_owned(),
         () = moved(address, local, remote) => "its address leads elsewhere now".to_owned(),
         () = measure(shared, &connection, &peer.name) => String::new(),
     };

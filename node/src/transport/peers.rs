@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// Keys that may connect as guests; the oldest goes when there are more.
 const MAX_ADMITTED: usize = 64;
@@ -30,6 +30,8 @@ pub(super) struct Peer {
     pub(super) outgoing: Mutex<Option<Arc<Outgoing>>>,
     /// Its connection to us.
     pub(super) accepted: Mutex<Option<quinn::Connection>>,
+    /// It has just connected to us.
+    pub(super) arrived: Notify,
     pub(super) budgets: [Arc<Semaphore>; 3],
     /// Turns true when its standing changes: its connections end, and it may come back as what it is then.
     left: watch::Sender<bool>,
@@ -43,6 +45,7 @@ impl Peer {
             key,
             outgoing: Mutex::new(None),
             accepted: Mutex::new(None),
+            arrived: Notify::new(),
             budgets: Class::ALL.map(|class| Arc::new(Semaphore::new(class.budget_kib()))),
             left: watch::Sender::new(false),
         })

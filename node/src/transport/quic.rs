@@ -35,7 +35,8 @@ const STREAMS: u32 = 3;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const INITIAL_WINDOW: u64 = 256 << 10;
-const KEEP_ALIVE: Duration = Duration::from_millis(500);
+/// After so long without a packet, one is sent that the other end answers.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_millis(200);
 const IDLE_TIMEOUT_MS: u32 = 3_000;
 /// Only the first retransmission of a handshake depends on it: a member that has just started is found soon.
 const INITIAL_RTT: Duration = Duration::from_millis(50);

@@ -56,6 +56,15 @@ enum Verb {
         #[arg(long, default_value_t = 2)]
         rounds: usize,
     },
+    /// Measures how long nothing is decided when one node after the other is killed or cut off, and comes back.
+    Strike {
+        /// How many clusters.
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        base: u64,
+    },
     /// Measures how long nothing is decided when the leader is killed.
     Outage {
         /// How many seeds.
@@ -99,10 +108,31 @@ fn main() -> ExitCode {
             println!("all scenarios of up to {} rounds, and {} longer ones", tried.whole_rounds, tried.sampled);
             closing_line(tried.passed, tried.failed.len() as u64)
         }
+        Verb::Strike { seeds, base } => match outage::strike(base, seeds) {
+            Ok(outages) => {
+                let ms = |micros: u64| micros / 1000;
+                for (blow, outages) in &outages {
+                    let (longest, seed) = outages.longest();
+                    let (p50, p99) = (outages.per_mille(500), outages.per_mille(990));
+                    println!(
+                        "{blow:?}: {} times, p50 {} ms, p99 {} ms, max {} ms (seed {seed})",
+                        outages.count(),
+                        ms(p50),
+                        ms(p99),
+                        ms(longest)
+                    );
+                }
+                closing_line(seeds, 0)
+            }
+            Err(broken) => {
+                println!("{broken}");
+                closing_line(0, 1)
+            }
+        },
         Verb::Outage { seeds, base } => match outage::Outages::measure(base, seeds) {
             Ok(outages) => {
                 let ms = |micros: u64| micros as f64 / 1000.0;
-                let (p50, p99, longest) = (outages.per_mille(500), outages.per_mille(990), outages.longest());
+                let (p50, p99, (longest, _)) = (outages.per_mille(500), outages.per_mille(990), outages.longest());
                 println!(
                     "leader killed under load, {seeds} seeds: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
                     ms(p50),

@@ -101,6 +101,7 @@ impl Breakage {
         let add = [Change::Add];
         let scenario = match self {
             Self::Engine(Mutant::WantForever) => return wants_end(seed),
+            Self::Engine(Mutant::LeaderGoneIgnored) => return leader_leaves_alone(seed),
             Self::Engine(Mutant::TimeoutConstant) => return slow_network(seed),
             Self::Engine(Mutant::WeakQuorumTooSmall) => busy(seed, 3, &[], &[Fault::Pause, Fault::Isolate, Fault::SlowDisk], &[]),
             Self::Engine(Mutant::RepairOff) => return lost_vertex(seed),
@@ -235,6 +236,22 @@ fn wants_end(seed: u64) -> Result<(), Broken> {
     }
     let view = world.view();
     if view.0 == 0 { Ok(()) } else { Err(format!("wants: view {view} was entered though the leader never failed")) }
+}
+
+/// The leader resigns while the others do not hear each other: it alone sees that a quorum is ready, and goes. One node is
+/// down, so that everyone is needed.
+fn leader_leaves_alone(seed: u64) -> Result<(), Broken> {
+    let mut world = World::new(Scenario::lan(4, seed, 0, 0));
+    world.run_until(200_000)?;
+    world.stop(3, false);
+    let between = [(1, 2), (2, 1)];
+    between.iter().for_each(|pair| world.network.cut(*pair));
+    world.resign(0)?;
+    world.run_until(260_000)?;
+    between.iter().for_each(|pair| world.mend(*pair));
+    world.run_until(460_000)?;
+    let behind = world.machines.iter().filter_map(|m| m.engine.as_ref()).filter(|engine| engine.view() != world.view()).count();
+    if behind == 0 { Ok(()) } else { Err(format!("alone: the leader left for view {}, and {behind} nodes stayed", world.view())) }
 }
 
 /// A volume is restored from a copy that lacks what its node signed since.

@@ -18,10 +18,31 @@ const CALM: u64 = 64;
 /// How often reasons are looked for, as a part of the timeout.
 const LOOKS: u32 = 16;
 
+/// Why a node is ready to leave its view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing came from the leader for T.
+    Silent,
+    /// The view was entered, and did not begin for T.
+    NotBegun,
+    /// What a quorum acknowledged stays undecided for T.
+    Undone,
+    /// The leader signed two digests for one sequence.
+    Equivocated,
+    /// The leader's term is over.
+    TermOver,
+    /// The leader resigns.
+    Resigned,
+    /// More members than can lie are ready to leave it.
+    Others,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Election {
     /// The view that this node is in or ready to go to.
     pub(super) want: View,
+    /// Why it is ready to go, if it is.
+    pub(super) reason: Option<Reason>,
     /// The first turn was taken.
     begun: bool,
     entered: Duration,
@@ -130,8 +151,8 @@ impl Engine {
         self.begin_clocks(now);
         self.watch_lanes(now);
         let pushed = self.wanted_by(self.quorum().w.max(2), self.view);
-        let reason = pushed > self.view || self.has_own_reason(now);
-        let mut want = if reason { self.view_after(now, self.view).max(pushed) } else { self.view };
+        self.election.reason = self.own_reason(now).or((pushed > self.view).then_some(Reason::Others));
+        let mut want = if self.election.reason.is_some() { self.view_after(now, self.view).max(pushed) } else { self.view };
         if mutant!(WantForever) {
             want = want.max(self.election.want);
         }
@@ -205,8 +226,8 @@ impl Engine {
         self.checkpoints.is_behind() || ahead >= self.quorum().w.max(2)
     }
 
-    /// Whether one of this node's own reasons to leave the view holds.
-    fn has_own_reason(&self, now: Now) -> bool {
+    /// The first of this node's own reasons to leave the view that holds.
+    fn own_reason(&self, now: Now) -> Option<Reason> {
         let election = &self.election;
         let lasted = |since: Duration| now.at.saturating_sub(since.max(election.entered)) >= election.timeout;
         let leader = self.leader();
@@ -223,9 +244,22 @@ impl Engine {
         let resigns = if leads {
             election.resigning
         } else {
-            self.peer_status(leader).is_some_and(|(status, _)| status.view == self.view && status.want > self.view)
+            // Or it has left the view: it signs nothing in it any more, and its heartbeat goes on.
+            let leaves = |status: &crate::Status| {
+                let left = status.view > self.view && !mutant!(LeaderGoneIgnored);
+                left || (status.view == self.view && status.want > self.view)
+            };
+            self.peer_status(leader).is_some_and(|(status, _)| leaves(status))
         };
-        election.equivocated || over || resigns || (!behind && (silent || not_begun || undone))
+        let reasons = [
+            (election.equivocated, Reason::Equivocated),
+            (over, Reason::TermOver),
+            (resigns, Reason::Resigned),
+            (!behind && silent, Reason::Silent),
+            (!behind && not_begun, Reason::NotBegun),
+            (!behind && undone, Reason::Undone),
+        ];
+        reasons.into_iter().find_map(|(holds, reason)| holds.then_some(reason))
     }
 
     /// A view that lasted has not failed. That it decided something is not enough: a liar and a slow node could push views
@@ -239,6 +273,7 @@ impl Engine {
 
     /// Leaves the view behind. From here on nothing is signed below the new one.
     pub(super) fn enter_view(&mut self, now: Now, view: View) {
+        self.turn.left = Some((self.view, self.election.reason.unwrap_or(Reason::Others)));
         let before = self.election.failures;
         let failures = if self.served_half_a_term(now) { before.saturating_sub(1) } else { (before + 1).min(MAX_DOUBLINGS) };
         let timeout = self.draw_timeout(failures);

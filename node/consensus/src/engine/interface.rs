@@ -1,6 +1,6 @@
 //! What goes into the engine, what comes out of it, and what it starts from.
 
-use super::Mark;
+use super::{Mark, Reason};
 use crate::{
     checkpoint::{Checkpoint, CheckpointCertificate},
     crypto::{Signer, Verifier},
@@ -8,7 +8,7 @@ use crate::{
     evidence::{Evidence, Offence},
     genesis::Genesis,
     hash::Hash,
-    ids::{Epoch, NodeId, Sequence},
+    ids::{Epoch, NodeId, Sequence, View},
     message::Message,
     payload::{Outcome, Payload},
     reconfig::SignedReconfig,
@@ -305,6 +305,8 @@ pub struct Turn {
     pub executions: Vec<Arc<Execution>>,
     /// The validators of an epoch that this turn opened: whom to talk to from now on.
     pub opened: Option<Arc<Validators>>,
+    /// The view that this node left, and why. The new one is [`super::Engine::view`].
+    pub left: Option<(View, Reason)>,
     /// Submitted payloads that there is no room for.
     pub refused: Vec<Hash>,
     /// Rules that peers broke.

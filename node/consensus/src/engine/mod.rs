@@ -58,6 +58,7 @@ use crate::{
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use election::Election;
+pub use election::Reason;
 pub use interface::{
     Config, Execution, Input, Limits, MAX_ADVANCE, MAX_AHEAD_MS, MAX_BEHIND_MS, Now, Recipient, Recovered, Remembered, Sizes, Timing, Turn,
     Violation, ViolationKind, Write,

@@ -74,6 +74,14 @@ impl World {
         self.input(node, Input::Submit(payload))
     }
 
+    /// Has a node hand over the lead.
+    ///
+    /// # Errors
+    /// The rule that is broken.
+    pub fn resign(&mut self, node: usize) -> Result<(), Broken> {
+        self.input(node, Input::Resign)
+    }
+
     fn some_member(&mut self) -> usize {
         let members = self.members();
         let running: Vec<usize> = members.iter().map(|id| self.machine_of(*id)).filter(|m| self.machines[*m].engine.is_some()).collect();
