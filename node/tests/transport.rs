@@ -235,6 +235,12 @@ async fn a_member_that_vanished_and_comes_back_elsewhere_is_reached_before_its_o
     assert!(back.elapsed() < Duration::from_millis(2_500), "{:?}, and the old connection times out after 3 s", back.elapsed());
     first.transport.send(NodeId(1), Class::Vote, Bytes::from_static(b"welcome back"));
     assert_eq!(new.frame().await.1, "welcome back");
+    // Now somebody answers at the known address, too: the connection that is used stays.
+    let _link = relay(known, other);
+    let stays = tokio::time::timeout(Duration::from_secs(6), async {
+        while !matches!(first.next().await, Inbound::Disconnected(_) | Inbound::Connected(_)) {}
+    });
+    assert!(stays.await.is_err(), "a second connection took the place of the first");
     drop(old);
 }
 

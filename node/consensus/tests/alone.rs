@@ -90,3 +90,26 @@ fn a_lane_whose_share_is_used_up_seals_again_when_time_made_room() {
     // Nobody else decides anything meanwhile: the clock alone makes room.
     all_executed(&alone.until(Duration::from_secs(8)), 9);
 }
+
+#[test]
+fn own_payloads_that_found_no_room_are_sealed_again() {
+    let mut genesis = genesis(1);
+    genesis.parameters.recent_payloads = MAX_MEMBERS as u64;
+    let domain = Domain { chain_id: genesis.chain_id(), epoch: Epoch(0) };
+    let remembered = |number: u8| {
+        let payload = numbered(number, 5_000);
+        let id = payload.id(genesis.chain_id());
+        Remembered { author: NodeId(0), id, valid_until_ms: payload.valid_until_ms, sequence: Sequence(0) }
+    };
+    let late = numbered(100, 30_000);
+    let id = late.id(genesis.chain_id());
+    let vertex = CheckedVertex::seal(&domain, &Key::member(0), NodeId(0), Tip::default(), vec![], 1, vec![late], vec![]);
+    let recovered = Recovered {
+        undecided: vec![Arc::new(vertex)],
+        recent: (0..MAX_MEMBERS as u8).map(remembered).collect(),
+        ..Recovered::at_genesis(&genesis)
+    };
+    let mut alone = Alone::start(&genesis, recovered);
+    assert_eq!(alone.until(Duration::from_secs(4)), [(id, Outcome::Crowded)]);
+    assert_eq!(alone.until(Duration::from_secs(8)), [(id, Outcome::Executed)]);
+}

@@ -15,7 +15,7 @@ use crate::{
     transport::Transport,
 };
 use cretoai_consensus::{
-    ChainState, Epoch, Genesis, Hash, NodeId, Payload, PublicKey, Ready, Sequence, SignedReconfig, Status, Validators,
+    ChainState, Epoch, Genesis, Hash, NodeId, Outcome, Payload, PublicKey, Ready, Sequence, SignedReconfig, Status, Validators,
     engine::{Engine, Execution, Role, Turn, Write},
 };
 use cretoai_control::{
@@ -234,6 +234,10 @@ impl Node {
         let mut pending = lock(&self.pending);
         let payloads = execution.vertices.iter().flat_map(|(vertex, outcomes)| vertex.payloads().zip(outcomes));
         for (index, ((id, _), outcome)) in (0..).zip(payloads) {
+            // This node's lane seals it again, when there is room.
+            if *outcome == Outcome::Crowded {
+                continue;
+            }
             let Some(waiting) = pending.remove(&id) else { continue };
             let place = Place {
                 sequence: proposal.sequence,

@@ -21,6 +21,9 @@ const HEARD_WITHIN_MS: u64 = 1_000;
 /// A clock further than this from the median of the others' raises an alarm: at twice as much, proposals wait.
 const CLOCK_ALARM_MS: u64 = 500;
 
+/// And from here on it is good again.
+const CLOCK_GOOD_MS: u64 = 400;
+
 /// How far behind the others a ready node may be.
 const CAUGHT_UP: u64 = 64;
 
@@ -165,7 +168,8 @@ impl Snapshot {
     /// [`Self::clock_offset_ms`], and an alarm when it becomes large.
     pub(super) fn watch_clock(&mut self) -> Option<i64> {
         let offset_ms = self.clock_offset_ms()?;
-        let is_off = offset_ms.unsigned_abs() > CLOCK_ALARM_MS;
+        let bound = if self.clock_is_off { CLOCK_GOOD_MS } else { CLOCK_ALARM_MS };
+        let is_off = offset_ms.unsigned_abs() > bound;
         if is_off != self.clock_is_off {
             self.clock_is_off = is_off;
             if is_off {
@@ -177,12 +181,14 @@ impl Snapshot {
         Some(offset_ms)
     }
 
-    /// This node's clock less the median of those of the members heard lately.
+    /// This node's clock less the median of all of the members heard lately, its own among them.
     fn clock_offset_ms(&self) -> Option<i64> {
         let lately = self.peers.values().filter(|heard| millis(&heard.at) <= HEARD_WITHIN_MS);
-        let mut offsets: Vec<i64> = lately.map(|heard| heard.clock_offset_ms).collect();
+        let mut offsets: Vec<i64> = lately.map(|heard| heard.clock_offset_ms).chain([0]).collect();
         offsets.sort_unstable();
-        offsets.get(offsets.len() / 2).copied()
+        // Of two in the middle the one nearer to this clock.
+        let middle = [offsets.get((offsets.len() - 1) / 2), offsets.get(offsets.len() / 2)];
+        middle.into_iter().flatten().copied().min_by_key(|offset| offset.unsigned_abs())
     }
 
     fn finality_p99_ms(&self) -> Option<f64> {

@@ -136,7 +136,11 @@ impl Storage {
             for (id, outcomes) in record.vertices.iter().zip(outcomes) {
                 let vertex = self.vertex(id)?.ok_or_else(|| self.damaged(format!("vertex {id} of sequence {sequence} is missing")))?;
                 let author = vertex.header.author;
-                let executed = vertex.payloads.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Outcome::Executed);
+                let executed = vertex
+                    .payloads
+                    .iter()
+                    .zip(outcomes)
+                    .filter(|(payload, outcome)| *outcome == Outcome::Executed && payload.valid_until_ms / 1_000 >= time_ms / 1_000);
                 recent.extend(executed.map(|(payload, _)| Remembered {
                     author,
                     id: payload.id(chain_id),

@@ -96,6 +96,10 @@ async fn receive(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, connection: C
             return shared.metrics.refused(Port::Quic, "unknown_key");
         }
     };
+    // Who dials twice opens streams on one of the connections only.
+    let Ok(Ok(first)) = tokio::time::timeout(HANDSHAKE_LIMIT, connection.accept_uni()).await else {
+        return connection.close(CLOSE_SUPERFLUOUS, b"no stream was opened");
+    };
     if let Some(older) = lock(&peer.accepted).replace(connection.clone()) {
         older.close(CLOSE_SUPERFLUOUS, b"replaced by a newer connection");
     }
@@ -106,7 +110,7 @@ async fn receive(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, connection: C
     }
     peer.arrived.notify_waiters();
     let violation = tokio::select! {
-        violation = read::streams(shared, &peer, &connection, &Class::ALL) => violation,
+        violation = read::streams(shared, &peer, &connection, &Class::ALL, Some(first)) => violation,
         () = peer.left() => Violation::Ended,
         () = dial::answer_guest(shared, &peer, &connection) => Violation::Ended,
         () = dial::back(shared, endpoint, &peer, connection.remote_address()) => Violation::Ended,

@@ -215,10 +215,8 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&Pe
             return Ended::Failed("the handshake proved no member's key".into());
         }
     };
-    let streams = match open_streams(&connection).await {
-        Ok(streams) => streams,
-        Err(reason) => return Ended::Failed(reason),
-    };
+    // First the slot, then the streams: a connection that turns out superfluous never opens one, and the other end, which
+    // goes by streams, keeps the one that is used.
     let outgoing = Arc::new(Outgoing::default());
     {
         let mut slot = lock(&peer.outgoing);
@@ -229,7 +227,12 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&Pe
         *slot = Some(outgoing.clone());
     }
     // From here on the slot is ours; whatever ends this function, also being dropped, must empty it.
-    let _guard = Registration { shared, id: peer.id, _slot: Slot { peer: &peer, outgoing: &outgoing } };
+    let slot = Slot { peer: &peer, outgoing: &outgoing };
+    let streams = match open_streams(&connection).await {
+        Ok(streams) => streams,
+        Err(reason) => return Ended::Failed(reason),
+    };
+    let _guard = Registration { shared, id: peer.id, _slot: slot };
     shared.metrics.quic_connections.inc();
     tracing::info!(peer = peer.name, address = %connection.remote_address(), "connected");
     (shared.inbound)(Inbound::Connected(peer.id));
@@ -241,7 +244,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&Pe
         error = write(shared, &outgoing, bulk, Class::Bulk) => error.to_string(),
         error = connection.closed() => error.to_string(),
         // To the other end this node may be a guest, which is answered here.
-        _ = read::streams(shared, &peer, &connection, &[Class::Bulk]) => "an answer broke off".to_owned(),
+        _ = read::streams(shared, &peer, &connection, &[Class::Bulk], None) => "an answer broke off".to_owned(),
         () = peer.left() => "its standing changed".to_owned(),
         () = deserted(&peer, &connection) => "it came back, and not to this connection".to_owned(),
         () = moved(address, local, remote) => "its address leads elsewhere now".to_owned(),

@@ -15,9 +15,18 @@ pub(super) enum Violation {
     Broke { rule: &'static str, detail: String },
 }
 
-/// Hands over what comes on the connection's streams, one of each allowed class, until it ends.
-pub(super) async fn streams(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: &Connection, allowed: &'static [Class]) -> Violation {
+/// Hands over what comes on the connection's streams, one of each allowed class, until it ends. `first` came already.
+pub(super) async fn streams(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    connection: &Connection,
+    allowed: &'static [Class],
+    first: Option<RecvStream>,
+) -> Violation {
     let mut readers = JoinSet::new();
+    if let Some(first) = first {
+        readers.spawn(first_byte(peer.clone(), allowed, first));
+    }
     let mut seen = [false; 3];
     loop {
         tokio::select! {

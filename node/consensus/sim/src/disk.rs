@@ -279,7 +279,10 @@ impl Disk {
         let vertices = executions.flat_map(|execution| execution.vertices.iter().map(move |(v, outcomes)| (execution, v, outcomes)));
         vertices
             .flat_map(|(execution, vertex, outcomes)| {
-                let executed = vertex.payloads().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Executed);
+                let executed = vertex
+                    .payloads()
+                    .zip(outcomes)
+                    .filter(|((_, payload), outcome)| **outcome == Outcome::Executed && payload.valid_until_ms / 1_000 >= time_ms / 1_000);
                 executed.map(move |((id, payload), _)| Remembered {
                     author: vertex.header().author,
                     id,

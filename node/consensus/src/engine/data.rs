@@ -1,12 +1,12 @@
 //! The data layer: sealing payloads into vertices, receiving the others', acknowledging what is durable, and fetching
 //! what is missing.
 
-use super::{Engine, MAX_ADVANCE, Now, Pooled, Recipient, ViolationKind, Write, lane::Offer, standing::Standing};
+use super::{Engine, MAX_ADVANCE, MAX_AHEAD_MS, Now, Pooled, Recipient, ViolationKind, Write, lane::Offer, standing::Standing};
 use crate::{
     ids::{Epoch, Height, NodeId},
     message::{MAX_FETCHED_VERTICES, Message},
     mutants::mutant,
-    payload::Payload,
+    payload::{Outcome, Payload},
     vertex::{CheckedVertex, Link, MAX_BODY, MAX_PAYLOADS, Tip, Vertex, VertexError, items_bytes},
 };
 use std::{sync::Arc, time::Duration};
@@ -44,11 +44,12 @@ impl Engine {
             && lane.tip().height.0 - acknowledged.0 < self.limits.unacknowledged
     }
 
-    /// How many payloads the next vertex may carry: more would find no room among those that are remembered.
+    /// How many payloads the next vertex may carry: more would find no room among those that are remembered. The decision's
+    /// time is the leader's, which may be behind this node's clock.
     fn room_for_payloads(&self, now: Now) -> usize {
         let Some((own, lane)) = self.own_id().zip(self.own_position().and_then(|position| self.lanes.get(position))) else { return 0 };
         let sealed: usize = lane.above(lane.decided().height).map(|vertex| vertex.vertex().payloads.len()).sum();
-        let used = self.recent.used_at(own, now.wall_ms.max(self.state.time_ms)).saturating_add(sealed as u64);
+        let used = self.recent.used_at(own, now.wall_ms.saturating_sub(MAX_AHEAD_MS).max(self.state.time_ms)).saturating_add(sealed as u64);
         let share = if mutant!(ShareIgnored) { u64::MAX } else { self.validators.payload_share() };
         share.saturating_sub(used).min(MAX_PAYLOADS as u64) as usize
     }
@@ -171,6 +172,18 @@ impl Engine {
         }
         if let Some(first) = first {
             self.accuse_of_fork(&first, &vertex);
+        }
+    }
+
+    /// Own payloads that found no room after all, because the decision's time lagged: they are sealed again when there is.
+    pub(super) fn take_back_crowded(&mut self, now: Now, vertices: &[Arc<CheckedVertex>], outcomes: &[Vec<Outcome>]) {
+        let own = self.own_id();
+        let of_own = vertices.iter().zip(outcomes).filter(|(vertex, _)| Some(vertex.header().author) == own);
+        for ((_, payload), outcome) in of_own.flat_map(|(vertex, outcomes)| vertex.payloads().zip(outcomes)) {
+            if *outcome == Outcome::Crowded {
+                self.pool_bytes += payload.encoded_len();
+                self.pool.push_back(Pooled { payload: payload.clone(), since: now.at });
+            }
         }
     }
 

@@ -26,6 +26,7 @@ impl Engine {
             (state.epoch, state.sequence, state.successor) == (self.validators.epoch, self.state.sequence, Some(next.hash()))
         };
         let Some(certificate) = self.checkpoints.stable.as_ref().filter(ends).cloned() else { return false };
+        self.sealed.clear();
         self.take_back_undecided(now);
         let old = std::mem::replace(&mut self.validators, Arc::clone(&next));
         let state = self.state.opened(&old, &next);
@@ -52,7 +53,6 @@ impl Engine {
         self.catch_up = CatchUp::new(n);
         self.checkpoints.restart(n);
         self.early.clear();
-        self.sealed.clear();
         self.reported.retain(|id, _| next.member(*id).is_some() || old.member(*id).is_some());
         self.view = View(0);
         self.active = true;

@@ -88,6 +88,7 @@ impl Engine {
         }
         self.drop_needless_items();
         self.take_back_void_items(&vertices);
+        self.take_back_crowded(now, &vertices, &outcomes);
         self.remember_votes(sequence);
         self.round = std::mem::take(&mut self.next_round);
         self.round_since = now.at;

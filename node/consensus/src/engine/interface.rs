@@ -133,7 +133,8 @@ pub struct Recovered {
     pub checkpoint: Option<Checkpoint>,
     /// The stable checkpoint.
     pub stable: Option<Arc<CheckpointCertificate>>,
-    /// Payloads that executed at most [`crate::REMEMBERED_MS`] before the newest record's time, also in the epochs before.
+    /// Payloads that executed at most [`crate::REMEMBERED_MS`] before the newest record's time, also in the epochs before, and
+    /// whose `valid_until` is not in a second before it.
     pub recent: Vec<Remembered>,
     /// This node's own vertices of older epochs that no sequence decided, by height: what was in them is sealed anew.
     pub left_behind: Vec<Arc<CheckedVertex>>,
