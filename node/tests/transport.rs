@@ -462,6 +462,8 @@ async fn a_new_member_is_reached_where_it_dials_from_and_an_old_one_becomes_a_gu
     let mut second = start_among(1, &addresses, &members(2), &addresses[..2]).await;
     first.connected_to(1).await;
     second.connected_to(0).await;
+    // Not before the first has seen who the second is: else it meets a guest from the start.
+    eventually("both directions", || first.transport.connected() == [(NodeId(1), true)]).await;
     // The next epoch: 1 goes, 2 comes. Nobody was told its address.
     let next = [member(0), member(2)];
     first.transport.set_members(&next);
