@@ -97,8 +97,10 @@ impl Engine {
     /// later vertex carries already executes once all the same.
     pub(super) fn take_back(&mut self, since: Duration, vertices: &[Arc<CheckedVertex>]) {
         for (id, payload) in vertices.iter().rev().flat_map(|vertex| vertex.payloads().rev()) {
-            let needless = payload.valid_until_ms < self.state.time_ms || self.recent.executed_at(id, payload.valid_until_ms).is_some();
-            if !needless {
+            if payload.valid_until_ms < self.state.time_ms {
+                // Whoever waits for it here is told.
+                self.turn.refused.push(id);
+            } else if self.recent.executed_at(id, payload.valid_until_ms).is_none() {
                 self.pool_bytes += payload.encoded_len();
                 self.pool.push_front(Pooled { payload: payload.clone(), since });
             }
