@@ -178,8 +178,11 @@ fn with_identity(view: &View, settings: &Settings, identity: &Identity, now_ms: 
         None => Vec::new(),
     };
     plan.outdated = outdated.iter().map(|ordinal| view.cluster.names.pod(*ordinal)).collect();
+    let budget = DisruptionBudget { roll: &plan.roll, born: identity.born.is_some() };
+    let (replaced, waits) = next_replacement(view, &outdated, &budget).map_or_else(|waits| (None, Some(waits)), |step| (step, None));
+    plan.rollout_waits = waits;
     if let Some(genesis) = &identity.born {
-        plan.steps.extend(pushes(view, genesis));
+        plan.steps.extend(pushes(view, genesis, replaced.as_ref()));
     } else {
         plan.stage = match birth(view, identity, &plan.roll, revision.is_some() && outdated.is_empty(), now_ms) {
             Ok(genesis) => {
@@ -189,12 +192,7 @@ fn with_identity(view: &View, settings: &Settings, identity: &Identity, now_ms: 
             Err(waits) => Stage::Unborn(waits),
         };
     }
-    let budget = DisruptionBudget { roll: &plan.roll, born: identity.born.is_some() };
-    match next_replacement(view, &outdated, &budget) {
-        Ok(Some(step)) => plan.steps.push(step),
-        Ok(None) => {}
-        Err(waits) => plan.rollout_waits = Some(waits),
-    }
+    plan.steps.extend(replaced);
 }
 
 /// Genesis and admin key carry an owner reference exactly if they are to go with the CretoCluster.
@@ -288,10 +286,13 @@ fn birth(view: &View, identity: &Identity, roll: &Roll, current: bool, now_ms: u
     })
 }
 
-/// Members that proved their key and have no chain yet.
-fn pushes(view: &View, genesis: &Arc<SignedGenesis>) -> Vec<Step> {
+/// Members that proved their key and have no chain yet. Not the one that this very plan replaces: with the genesis it would
+/// be a voter, and free to be taken away no more.
+fn pushes(view: &View, genesis: &Arc<SignedGenesis>, replaced: Option<&Step>) -> Vec<Step> {
+    let goes = |at: usize| matches!(replaced, Some(Step::ReplacePod { ordinal, .. }) if *ordinal == at);
     let members = genesis.genesis.members.iter().enumerate();
     members
+        .filter(|(ordinal, _)| !goes(*ordinal))
         .filter_map(|(ordinal, member)| {
             let Some(Report::Status(status)) = view.reports.get(&ordinal) else { return None };
             let ip = view.pods.get(&ordinal)?.ip?;

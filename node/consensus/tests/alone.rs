@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::{CREATED_MS, Check, Key, genesis, payload};
+use common::{CREATED_MS, Check, Key, ballot, genesis, hash, payload, vertex, vote_by};
 use cretoai_consensus::{
-    CheckedVertex, Domain, Engine, Epoch, Genesis, Hash, MAX_MEMBERS, NodeId, Outcome, Payload, Sequence, Tip,
-    engine::{Config, Input, Limits, Now, Recovered, Remembered, Timing},
+    Change, CheckedVertex, Domain, Engine, Epoch, Evidence, Genesis, Hash, Item, MAX_MEMBERS, NodeId, Outcome, Parameters, Payload, Phase,
+    Reconfig, Sequence, SignedReconfig, Signer, Tip,
+    engine::{Config, Execution, Input, Limits, Now, Recovered, Remembered, Timing},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -39,16 +40,20 @@ impl Alone {
     }
 
     /// What is executed until a time.
-    fn until(&mut self, end: Duration) -> Vec<(Hash, Outcome)> {
-        let mut executed = Vec::new();
+    fn executions(&mut self, end: Duration) -> Vec<Arc<Execution>> {
+        let mut executions = Vec::new();
         while self.at < end {
             self.at += Duration::from_millis(5);
-            let turn = self.engine.end_turn(self.now());
-            for (vertex, outcomes) in turn.executions.iter().flat_map(|execution| &execution.vertices) {
-                executed.extend(vertex.payloads().map(|(id, _)| id).zip(outcomes.iter().copied()));
-            }
+            executions.extend(self.engine.end_turn(self.now()).executions);
         }
-        executed
+        executions
+    }
+
+    /// What becomes of payloads until a time.
+    fn until(&mut self, end: Duration) -> Vec<(Hash, Outcome)> {
+        let executions = self.executions(end);
+        let vertices = executions.iter().flat_map(|execution| &execution.vertices);
+        vertices.flat_map(|(vertex, outcomes)| vertex.payloads().map(|(id, _)| id).zip(outcomes.iter().copied())).collect()
     }
 }
 
@@ -69,6 +74,35 @@ fn what_was_left_behind_in_an_older_epoch_is_sealed_anew_unless_it_needs_not() {
     let recovered = Recovered { left_behind: vec![Arc::new(vertex)], recent: vec![remembered], ..Recovered::at_genesis(&genesis) };
     let mut alone = Alone::start(&genesis, recovered);
     assert_eq!(alone.until(Duration::from_secs(1)), [(lost_id, Outcome::Executed)]);
+}
+
+#[test]
+fn evidence_that_its_epoch_did_not_decide_is_sealed_anew_in_the_next() {
+    let genesis = genesis(1);
+    let chain_id = genesis.chain_id();
+    let domain = Domain { chain_id, epoch: Epoch(0) };
+    let change = Change::SetParameters(Parameters { term_ms: 1_000, ..Parameters::default() });
+    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: CREATED_MS + 60_000, change, ready: None };
+    let admin = Key::admin().sign(&reconfig.signing_message(chain_id));
+    let order = Item::Reconfig(Box::new(SignedReconfig { reconfig, admin, new_key: None, old_key: None }));
+    let vote = |digest| vote_by(&Key::member(0), chain_id, ballot(0, Phase::Prepare, 0, 7, hash(digest), 0));
+    let evidence = Evidence::Votes(vote("a"), vote("b"));
+    // The order is in the first vertex of a sequence that reaches no further than 64, and the evidence in the one after these.
+    let mut undecided: Vec<Arc<CheckedVertex>> = Vec::new();
+    for height in 1..=65 {
+        let items = match height {
+            1 => vec![order.clone()],
+            65 => vec![Item::Evidence(Box::new(evidence.clone()))],
+            _ => vec![],
+        };
+        let previous = undecided.last().map_or_else(Tip::default, |vertex| vertex.tip());
+        undecided.push(Arc::new(vertex(&domain, 0, &Key::member(0), previous, height, items)));
+    }
+    let mut alone = Alone::start(&genesis, Recovered { undecided, ..Recovered::at_genesis(&genesis) });
+    let executions = alone.executions(Duration::from_secs(1));
+    assert_eq!(executions.iter().filter(|execution| execution.successor.is_some()).count(), 1);
+    let counted = executions.iter().flat_map(|execution| execution.evidence.iter().map(|(_, evidence)| (execution.epoch, evidence)));
+    assert_eq!(counted.collect::<Vec<_>>(), [(Epoch(1), &evidence)]);
 }
 
 #[test]

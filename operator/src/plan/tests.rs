@@ -163,6 +163,30 @@ fn a_pod_that_is_down_is_free_and_goes_first() {
 }
 
 #[test]
+fn a_node_without_the_genesis_is_replaced_or_given_it_never_both_at_once() {
+    let mut world = World::new(json!({"replicas": 4}));
+    while world.genesis.is_none() {
+        for step in world.plan().steps {
+            world.take(&step);
+        }
+        world.tick();
+    }
+    // Two have the genesis and the third is about to get it, which makes a quorum: the fourth is down.
+    world.pods.get_mut(&0).unwrap().up = false;
+    change_template(&mut world, "1");
+    for step in world.plan().steps {
+        match &step {
+            Step::PushGenesis { pod, .. } if pod == "prod-3" => {}
+            step => world.take(step),
+        }
+    }
+    assert_eq!(world.voters(), vec![1, 2]);
+    let plan = world.plan();
+    assert_eq!(replaced(&plan), vec![3], "it takes no part yet");
+    assert!(!plan.steps.iter().any(|step| matches!(step, Step::PushGenesis { .. })), "{:?}", plan.steps);
+}
+
+#[test]
 fn a_node_that_we_only_cannot_reach_is_never_taken_away() {
     let mut world = World::alive(4);
     for pod in world.pods.values_mut() {

@@ -227,6 +227,9 @@ impl Engine {
     pub(super) fn acknowledged_by(&self, position: usize, count: usize) -> Tip {
         let own = self.own_position();
         let Some(lane) = self.lanes.get(position) else { return Tip::default() };
+        if lane.undecided() == 0 {
+            return lane.decided();
+        }
         let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
         let acknowledged = others.filter_map(|(_, peer)| {
             let newest = peer.acknowledged.get(position).filter(|tip| lane.holds(**tip));
@@ -269,12 +272,14 @@ impl Engine {
             .filter_map(|(cut, proven)| Some((cut.get(position)?, proven)))
             .filter(|(tip, proven)| !lane.holds(**tip) && (*proven || tip.height.0 <= reach))
             .map(|(tip, _)| tip.height);
-        let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
-        let mut claimed: Vec<Height> = others.filter_map(|(_, peer)| peer.acknowledged.get(position).map(|tip| tip.height)).collect();
-        claimed.sort_unstable_by(|a, b| b.cmp(a));
-        let enough = self.quorum().w.min(self.validators.members.len() - 1);
-        let claimed = enough.checked_sub(1).and_then(|i| claimed.get(i).copied()).filter(|_| waited);
-        let gap = lane.gap().filter(|_| waited);
+        let claimed = || {
+            let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
+            let mut claimed: Vec<Height> = others.filter_map(|(_, peer)| peer.acknowledged.get(position).map(|tip| tip.height)).collect();
+            claimed.sort_unstable_by(|a, b| b.cmp(a));
+            let enough = self.quorum().w.min(self.validators.members.len() - 1);
+            enough.checked_sub(1).and_then(|i| claimed.get(i).copied())
+        };
+        let (claimed, gap) = if waited { (claimed(), lane.gap()) } else { (None, None) };
         named.chain(claimed).chain(gap).max().filter(|height| *height > lane.tip().height)
     }
 
