@@ -318,7 +318,22 @@ impl Disk {
     /// Whether a lane is durable here up to a tip.
     #[must_use]
     pub fn holds_tip(&self, author: NodeId, tip: Tip) -> bool {
-        tip == Tip::default() || self.durable.vertices.get(&(author, tip.height)).is_some_and(|slot| slot.iter().any(|v| v.id() == tip.id))
+        tip == Tip::default() || self.vertex(author, tip).is_some()
+    }
+
+    fn vertex(&self, author: NodeId, tip: Tip) -> Option<&Arc<CheckedVertex>> {
+        self.durable.vertices.get(&(author, tip.height))?.iter().find(|vertex| vertex.id() == tip.id)
+    }
+
+    /// Whether the durable vertices show that `tip` is `ancestor` or stands on it.
+    #[must_use]
+    pub fn descends(&self, author: NodeId, tip: Tip, ancestor: Tip) -> bool {
+        let mut tip = tip;
+        while tip.height > ancestor.height {
+            let Some(vertex) = self.vertex(author, tip) else { return false };
+            tip = Tip { height: Height(tip.height.0 - 1), id: vertex.header().parent };
+        }
+        tip == ancestor
     }
 
     /// The durable VIEW-CHANGE.

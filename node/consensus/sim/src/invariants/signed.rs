@@ -4,7 +4,7 @@
 use super::{Broken, Checks, Slot, rule};
 use crate::{crypto::SimVerifier, disk::Disk};
 use cretoai_consensus::{
-    Ballot, Checkpoint, Domain, Epoch, Hash, Height, Message, NewView, NodeId, Phase, Proposal, Sequence, Tip, View, ViewChange, Vote,
+    Ballot, Checkpoint, Domain, Epoch, Hash, Message, NewView, NodeId, Phase, Proposal, Sequence, Tip, View, ViewChange, Vote,
     engine::{Role, Write},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,8 +23,8 @@ pub(super) struct Signed {
     checkpoints: HashMap<(Epoch, NodeId, Sequence), Hash>,
     /// The vertex of each slot.
     slots: HashMap<Slot, Hash>,
-    /// What each node acknowledged in a lane since it started: by height.
-    acknowledged: HashMap<(NodeId, Epoch, NodeId), BTreeMap<Height, Hash>>,
+    /// What each node acknowledged last in a lane since it started.
+    acknowledged: HashMap<(NodeId, Epoch, NodeId), Tip>,
     /// Tips that somebody proposed, or that a certificate names.
     named: HashMap<(Epoch, NodeId), BTreeSet<Tip>>,
 }
@@ -216,17 +216,13 @@ impl Checks {
         for (author, tip) in validators.ids().zip(tips) {
             let held = disk.holds_tip(author, *tip);
             rule!(held, "durability: node {node} acknowledged lane {author} up to {} before it was durable", tip.height);
-            let before = self.signed.acknowledged.entry((node, epoch, author)).or_default();
-            let known = before.get(&tip.height).is_none_or(|first| *first == tip.id);
-            let goes_on = before.last_key_value().is_none_or(|(highest, _)| *highest <= tip.height);
-            if !known || !goes_on {
+            let last = self.signed.acknowledged.insert((node, epoch, author), *tip).unwrap_or(*tip);
+            if !disk.descends(author, *tip, last) {
                 // Another branch: only what was named takes the place of what was held first.
-                let named = self.signed.named.get(&(epoch, author));
-                let other = named.into_iter().flatten().any(|named| before.get(&named.height) != Some(&named.id));
-                rule!(other, "fork: node {node} acknowledged two vertices of lane {author} at {}", tip.height);
-                before.clear();
+                let beside = |named: &Tip| !disk.descends(author, last, *named) && !disk.descends(author, *named, last);
+                let is_named = self.signed.named.get(&(epoch, author)).is_some_and(|named| named.iter().any(beside));
+                rule!(is_named, "fork: node {node} acknowledged {last:?} of lane {author}, and then {tip:?}");
             }
-            before.insert(tip.height, tip.id);
         }
         Ok(())
     }
