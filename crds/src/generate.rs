@@ -6,23 +6,31 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-/// No generated file is larger: `kubectl apply` keeps the whole text in an annotation of at most 256 KiB.
+/// No generated file is larger: `kubectl apply` keeps the whole text in an annotation of at most
+/// 256 KiB.
 pub const MAX_YAML_BYTES: usize = 96 * 1024;
 
 const HEADER: &str = "# Generated from crds/src by `make crds`. Do not edit.\n";
 
 /// The CustomResourceDefinition of CretoCluster.
 ///
-/// Kubernetes' own types in it (affinity, tolerations) come without their descriptions, which `kubectl explain pod.spec`
-/// shows: with them the definition would be five times as large.
+/// Kubernetes' own types in it (affinity, tolerations) come without their descriptions, which
+/// `kubectl explain pod.spec` shows: with them the definition would be five times as large.
 ///
 /// # Errors
 /// If a type has no JSON form, which the tests exclude.
 pub fn crd() -> Result<CustomResourceDefinition> {
-    let mut crd = serde_json::to_value(CretoCluster::crd()).context("CretoCluster has no JSON form")?;
-    let spec = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").context("the CRD has no spec")?;
-    for kubernetes_type in ["/affinity", "/topologySpreadConstraints", "/podTemplate/properties/tolerations"] {
-        let schema = spec.pointer_mut(kubernetes_type).with_context(|| format!("the CRD lacks {kubernetes_type}"))?;
+    let mut crd =
+        serde_json::to_value(CretoCluster::crd()).context("CretoCluster has no JSON form")?;
+    let spec = crd
+        .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties")
+        .context("the CRD has no spec")?;
+    for kubernetes_type in
+        ["/affinity", "/topologySpreadConstraints", "/podTemplate/properties/tolerations"]
+    {
+        let schema = spec
+            .pointer_mut(kubernetes_type)
+            .with_context(|| format!("the CRD lacks {kubernetes_type}"))?;
         for below in ["properties", "items"] {
             if let Some(below) = schema.get_mut(below) {
                 drop_descriptions(below);
@@ -58,17 +66,29 @@ pub fn crd_yaml() -> Result<String> {
 /// If it is larger than [`MAX_YAML_BYTES`], or if Helm would take part of it for a template.
 pub fn chart_yaml() -> Result<String> {
     let mut crd = crd()?;
-    crd.metadata.annotations.get_or_insert_default().insert("helm.sh/resource-policy".into(), "keep".into());
+    crd.metadata
+        .annotations
+        .get_or_insert_default()
+        .insert("helm.sh/resource-policy".into(), "keep".into());
     let yaml = to_yaml(&crd)?;
-    ensure!(!yaml.contains("{{"), "the generated YAML holds `{{{{`, which Helm would take for a template");
+    ensure!(
+        !yaml.contains("{{"),
+        "the generated YAML holds `{{{{`, which Helm would take for a template"
+    );
     Ok(yaml)
 }
 
 fn to_yaml(crd: &CustomResourceDefinition) -> Result<String> {
     let value = serde_json::to_value(crd).context("the CRD has no JSON form")?;
-    let yaml = format!("{HEADER}{}", serde_saphyr::to_string(&value).context("the CRD has no YAML form")?);
-    let again: Value = serde_saphyr::from_str(&yaml).context("the generated YAML does not parse")?;
+    let yaml =
+        format!("{HEADER}{}", serde_saphyr::to_string(&value).context("the CRD has no YAML form")?);
+    let again: Value =
+        serde_saphyr::from_str(&yaml).context("the generated YAML does not parse")?;
     ensure!(json!(again) == value, "the generated YAML reads back as something else");
-    ensure!(yaml.len() <= MAX_YAML_BYTES, "the generated YAML has {} bytes, the bound is {MAX_YAML_BYTES}", yaml.len());
+    ensure!(
+        yaml.len() <= MAX_YAML_BYTES,
+        "the generated YAML has {} bytes, the bound is {MAX_YAML_BYTES}",
+        yaml.len()
+    );
     Ok(yaml)
 }

@@ -46,15 +46,16 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CretoClusterSpec {
-    /// Validators: 1 for development, or 3 to 31. n nodes tolerate f = (n-1)/3 faulty ones, so 3 tolerate none and 4
-    /// tolerate one; a count that is not 3f+1 adds cost and no tolerance. Immutable once the chain is born.
+    /// Validators: 1 for development, or 3 to 31. n nodes tolerate f = (n-1)/3 faulty ones, so 3
+    /// tolerate none and 4 tolerate one; a count that is not 3f+1 adds cost and no tolerance.
+    /// Immutable once the chain is born.
     #[x_kube(validation = Rule::new("self == 1 || (self >= 3 && self <= 31)").message(
         "spec.replicas must be 1 (development) or 3 to 31; set 4, the least that tolerates one faulty node"
     ))]
     pub replicas: i32,
 
-    /// Image of the node. Left out: the image that the operator was installed with when this cluster was made; an
-    /// upgrade of the operator does not change it.
+    /// Image of the node. Left out: the image that the operator was installed with when this
+    /// cluster was made; an upgrade of the operator does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -129,7 +130,8 @@ pub struct Resources {
     #[serde(default = "default_requests")]
     #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
-    /// What a node may use at most. Memory should leave room above `tuning`: twice the cache and write buffers.
+    /// What a node may use at most. Memory should leave room above `tuning`: twice the cache and
+    /// write buffers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
@@ -142,10 +144,14 @@ impl Default for Resources {
 }
 
 fn default_requests() -> BTreeMap<String, Quantity> {
-    [("cpu", "100m"), ("memory", "256Mi")].into_iter().map(|(name, value)| (name.to_string(), Quantity(value.to_string()))).collect()
+    [("cpu", "100m"), ("memory", "256Mi")]
+        .into_iter()
+        .map(|(name, value)| (name.to_string(), Quantity(value.to_string())))
+        .collect()
 }
 
-const OWN_KEYS: &str = "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('cretoai.io/'))";
+const OWN_KEYS: &str =
+    "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('cretoai.io/'))";
 
 /// Additions to the pods.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -197,15 +203,20 @@ pub struct Storage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
-    /// What becomes of volumes, genesis and admin key when the CretoCluster is deleted: they stay and a new CretoCluster
-    /// of this name adopts them (Retain), or they are deleted for good (Delete).
+    /// What becomes of volumes, genesis and admin key when the CretoCluster is deleted: they stay
+    /// and a new CretoCluster of this name adopts them (Retain), or they are deleted for good
+    /// (Delete).
     #[serde(default)]
     pub retention_policy: RetentionPolicy,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { size: default_size(), storage_class_name: None, retention_policy: RetentionPolicy::Retain }
+        Self {
+            size: default_size(),
+            storage_class_name: None,
+            retention_policy: RetentionPolicy::Retain,
+        }
     }
 }
 
@@ -239,7 +250,10 @@ pub struct Consensus {
 
 impl Default for Consensus {
     fn default() -> Self {
-        Self { finality_timeout_ms: default_finality_timeout_ms(), max_pending_vertices: default_max_pending_vertices() }
+        Self {
+            finality_timeout_ms: default_finality_timeout_ms(),
+            max_pending_vertices: default_max_pending_vertices(),
+        }
     }
 }
 
@@ -270,7 +284,11 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { cache_size_mb: default_cache_size_mb(), write_buffer_mb: default_write_buffer_mb(), log_level: LogLevel::Info }
+        Self {
+            cache_size_mb: default_cache_size_mb(),
+            write_buffer_mb: default_write_buffer_mb(),
+            log_level: LogLevel::Info,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! `CretoCluster.status`: what is so.
 //!
-//! Facts about the chain stand here only if `w` nodes agreed on them (f+1 at n = 3f+1), so no single node is believed.
-//! With fewer reports the last agreed facts stay, and `agreedAt` says how old they are.
+//! Facts about the chain stand here only if `w` nodes agreed on them (f+1 at n = 3f+1), so no
+//! single node is believed. With fewer reports the last agreed facts stay, and `agreedAt` says how
+//! old they are.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
@@ -35,7 +36,8 @@ pub struct CretoClusterStatus {
     /// When facts of the chain were last agreed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed_at: Option<Time>,
-    /// Members of whose violations the chain holds proof, as `w` nodes agree: their reputation is below full. By pod name.
+    /// Members of whose violations the chain holds proof, as `w` nodes agree: their reputation is
+    /// below full. By pod name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 31))]
     pub suspected: Vec<String>,
@@ -53,7 +55,8 @@ pub struct CretoClusterStatus {
     /// What a person reads first: the columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, ByzantineSuspected, Paused.
+    /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, ByzantineSuspected,
+    /// Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -86,8 +89,8 @@ pub struct MemberStatus {
     /// BLAKE3 of its public key, 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_fingerprint: Option<String>,
-    /// Validator; or CatchingUp, Learner, Waiting, Down, Silent, Unreachable, Stale (its volume is an older copy), Foreign
-    /// (another key or chain than in the genesis), Dissenting.
+    /// Validator; or CatchingUp, Learner, Waiting, Down, Silent, Unreachable, Stale (its volume is
+    /// an older copy), Foreign (another key or chain than in the genesis), Dissenting.
     pub role: String,
     /// The sequence that it says it executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

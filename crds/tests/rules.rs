@@ -1,4 +1,5 @@
-//! The CEL rules of the CRD, run without a cluster on the generated schema. The API server runs them again in the e2e.
+//! The CEL rules of the CRD, run without a cluster on the generated schema. The API server runs
+//! them again in the e2e.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use cretoai_crds::{CretoCluster, CretoClusterSpec, crd, crd_yaml};
@@ -31,7 +32,11 @@ fn refused(new: &Value, old: Option<&Value>, words: &[&str]) {
 #[test]
 fn the_least_that_a_user_types_is_accepted() {
     for replicas in [1, 3, 4, 5, 6, 7, 31] {
-        assert_eq!(refusal(&cluster("prod", json!({"replicas": replicas})), None), None, "{replicas}");
+        assert_eq!(
+            refusal(&cluster("prod", json!({"replicas": replicas})), None),
+            None,
+            "{replicas}"
+        );
     }
 }
 
@@ -65,7 +70,12 @@ fn storage_grows_and_never_shrinks() {
 
 #[test]
 fn the_storage_class_is_immutable_also_when_added_or_removed() {
-    let with = |class: Option<&str>| cluster("prod", json!({"replicas": 4, "storage": {"size": "1Gi", "storageClassName": class}}));
+    let with = |class: Option<&str>| {
+        cluster(
+            "prod",
+            json!({"replicas": 4, "storage": {"size": "1Gi", "storageClassName": class}}),
+        )
+    };
     for (old, new) in [(Some("fast"), Some("slow")), (Some("fast"), None), (None, Some("slow"))] {
         refused(&with(new), Some(&with(old)), &["spec.storage.storageClassName", "immutable"]);
     }
@@ -85,7 +95,11 @@ fn replicas_change_before_birth_and_never_after() {
     for born in [None, Some(false)] {
         assert_eq!(refusal(&with(7, born), Some(&with(4, born))), None);
     }
-    refused(&with(7, Some(true)), Some(&with(4, Some(true))), &["spec.replicas", "immutable", "status.members"]);
+    refused(
+        &with(7, Some(true)),
+        Some(&with(4, Some(true))),
+        &["spec.replicas", "immutable", "status.members"],
+    );
     assert_eq!(refusal(&with(4, Some(true)), Some(&with(4, Some(true)))), None);
 }
 
@@ -93,11 +107,20 @@ fn replicas_change_before_birth_and_never_after() {
 fn labels_of_the_operator_are_not_overridden() {
     for map in ["labels", "annotations"] {
         refused(
-            &cluster("prod", json!({"replicas": 4, "podTemplate": {map: {"app.kubernetes.io/name": "x"}}})),
+            &cluster(
+                "prod",
+                json!({"replicas": 4, "podTemplate": {map: {"app.kubernetes.io/name": "x"}}}),
+            ),
             None,
             &["spec.podTemplate", map, "prefix of your own"],
         );
-        assert_eq!(refusal(&cluster("prod", json!({"replicas": 4, "podTemplate": {map: {"team": "x"}}})), None), None);
+        assert_eq!(
+            refusal(
+                &cluster("prod", json!({"replicas": 4, "podTemplate": {map: {"team": "x"}}})),
+                None
+            ),
+            None
+        );
     }
 }
 
@@ -107,9 +130,13 @@ fn everything_of_ours_is_bounded() {
     fn walk(path: &str, schema: &Value, found: &mut Vec<String>) {
         let has = |key: &str| schema.get(key).is_some();
         match schema["type"].as_str() {
-            Some("string") if !has("maxLength") && !has("enum") && !has("format") => found.push(path.to_string()),
+            Some("string") if !has("maxLength") && !has("enum") && !has("format") => {
+                found.push(path.to_string())
+            }
             Some("array") if !has("maxItems") => found.push(path.to_string()),
-            Some("object") if has("additionalProperties") && !has("maxProperties") => found.push(path.to_string()),
+            Some("object") if has("additionalProperties") && !has("maxProperties") => {
+                found.push(path.to_string())
+            }
             _ => {}
         }
         if let Some(properties) = schema["properties"].as_object() {
@@ -124,7 +151,9 @@ fn everything_of_ours_is_bounded() {
     let mut found = Vec::new();
     walk("spec", &schema()["properties"]["spec"], &mut found);
     found.retain(|path| {
-        ["spec.affinity", "spec.topologySpreadConstraints[]", "spec.podTemplate.tolerations[]"].iter().all(|k8s| !path.starts_with(k8s))
+        ["spec.affinity", "spec.topologySpreadConstraints[]", "spec.podTemplate.tolerations[]"]
+            .iter()
+            .all(|k8s| !path.starts_with(k8s))
     });
     assert_eq!(found, Vec::<String>::new(), "unbounded");
 }
@@ -151,12 +180,18 @@ fn every_field_of_the_spec_has_a_description_and_no_other_kind_of_field_exists()
     for name in names {
         assert!(spec[name]["description"].is_string(), "{name}");
     }
-    assert!(!serde_json::to_string(&schema).unwrap().contains("x-kubernetes-preserve-unknown-fields"));
+    assert!(
+        !serde_json::to_string(&schema).unwrap().contains("x-kubernetes-preserve-unknown-fields")
+    );
 }
 
 #[test]
 fn the_sample_is_valid() {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/samples/cretocluster.yaml")).unwrap();
+    let text = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../config/samples/cretocluster.yaml"
+    ))
+    .unwrap();
     let sample: CretoCluster = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(refusal(&serde_json::to_value(sample).unwrap(), None), None);
 }
@@ -167,7 +202,9 @@ fn the_generated_yaml_is_committed() {
         ("crds/yaml/cretoclusters.yaml", crd_yaml().unwrap()),
         ("charts/creto-crds/templates/cretoclusters.yaml", cretoai_crds::chart_yaml().unwrap()),
     ] {
-        let committed = std::fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
+        let committed =
+            std::fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR")))
+                .unwrap_or_default();
         assert!(committed == fresh, "{path} is stale; run `make crds`");
     }
 }

@@ -1,4 +1,5 @@
-//! A client of a node's port 8080 and 9090, plain HTTP. One connection, kept alive, made again when it is gone.
+//! A client of a node's port 8080 and 9090, plain HTTP. One connection, kept alive, made again when
+//! it is gone.
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -88,7 +89,8 @@ impl Answer {
         if !self.status.is_success() {
             bail!("the node answered {}: {}", self.status, self.message());
         }
-        serde_json::from_slice(&self.body).with_context(|| format!("not a receipt: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("not a receipt: {}", String::from_utf8_lossy(&self.body)))
     }
 }
 
@@ -117,7 +119,9 @@ impl Client {
             None => false,
         };
         if !usable {
-            let stream = TcpStream::connect(self.address).await.with_context(|| format!("no connection to {}", self.address))?;
+            let stream = TcpStream::connect(self.address)
+                .await
+                .with_context(|| format!("no connection to {}", self.address))?;
             stream.set_nodelay(true)?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(async move {
@@ -137,7 +141,10 @@ impl Client {
         let (limit, address) = (self.limit, self.address);
         let exchange = async {
             let sender = self.connection().await?;
-            let response = sender.send_request(request).await.with_context(|| format!("{address} gave no answer"))?;
+            let response = sender
+                .send_request(request)
+                .await
+                .with_context(|| format!("{address} gave no answer"))?;
             collect(response).await
         };
         match timeout(limit, exchange).await {
@@ -154,8 +161,15 @@ impl Client {
     }
 
     /// A request with a path and a body.
-    pub fn request(&self, method: Method, path: &str, content_type: Option<&str>, body: Bytes) -> Result<Request<Full<Bytes>>> {
-        let mut request = Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
+    pub fn request(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
         if let Some(content_type) = content_type {
             request = request.header(CONTENT_TYPE, content_type);
         }
@@ -176,7 +190,12 @@ impl Client {
     /// # Errors
     /// No answer.
     pub async fn post(&mut self, data: Bytes, wait: Duration) -> Result<Answer> {
-        let request = self.request(Method::POST, &format!("/v1/payloads?wait={}", wait.as_millis()), Some(OCTETS), data)?;
+        let request = self.request(
+            Method::POST,
+            &format!("/v1/payloads?wait={}", wait.as_millis()),
+            Some(OCTETS),
+            data,
+        )?;
         self.call(request).await
     }
 
@@ -203,7 +222,8 @@ impl Client {
     /// # Errors
     /// No answer, or one without sense.
     pub async fn read(&mut self, id: &str) -> Result<Option<Stored>> {
-        let mut request = self.request(Method::GET, &format!("/v1/payloads/{id}"), None, Bytes::new())?;
+        let mut request =
+            self.request(Method::GET, &format!("/v1/payloads/{id}"), None, Bytes::new())?;
         request.headers_mut().insert(ACCEPT, hyper::header::HeaderValue::from_static(OCTETS));
         let answer = self.call(request).await?;
         if answer.status == StatusCode::NOT_FOUND || answer.status == StatusCode::ACCEPTED {
@@ -214,7 +234,11 @@ impl Client {
         }
         let place = || {
             let sequence = answer.header("x-creto-sequence")?.parse().ok()?;
-            Some((sequence, answer.header("x-creto-index")?.parse().ok()?, answer.header("x-creto-chain-hash")?.to_owned()))
+            Some((
+                sequence,
+                answer.header("x-creto-index")?.parse().ok()?,
+                answer.header("x-creto-chain-hash")?.to_owned(),
+            ))
         };
         Ok(place().map(|place| Stored { place, data: answer.body.clone() }))
     }
@@ -228,13 +252,18 @@ impl Client {
         if !answer.status.is_success() {
             bail!("{} answered {}: {}", self.address, answer.status, answer.message());
         }
-        serde_json::from_slice(&answer.body).with_context(|| format!("not a status: {}", String::from_utf8_lossy(&answer.body)))
+        serde_json::from_slice(&answer.body)
+            .with_context(|| format!("not a status: {}", String::from_utf8_lossy(&answer.body)))
     }
 }
 
 async fn collect(response: hyper::Response<Incoming>) -> Result<Answer> {
     let (head, body) = response.into_parts();
-    Ok(Answer { status: head.status, headers: head.headers, body: body.collect().await?.to_bytes() })
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body: body.collect().await?.to_bytes(),
+    })
 }
 
 /// The sum of all series of a metric whose labels contain `label`.

@@ -1,4 +1,5 @@
-//! The demo: from an empty Kubernetes to final payloads, with the leader killed on the way. Safe to run again.
+//! The demo: from an empty Kubernetes to final payloads, with the leader killed on the way. Safe to
+//! run again.
 
 use crate::{
     api::{API_PORT, Client as Api8080},
@@ -42,7 +43,9 @@ fn installation() -> Installation {
 /// Something did not come up; the sentence names what to look at.
 pub async fn up() -> Result<()> {
     let settings = Settings::from_environment()?;
-    let client = Client::try_default().await.context("no way to the API server; is KUBECONFIG set? make demo sets it")?;
+    let client = Client::try_default()
+        .await
+        .context("no way to the API server; is KUBECONFIG set? make demo sets it")?;
     let cluster = Cluster::new(&client, NAMESPACE, CLUSTER);
 
     title("The operator, by Helm (charts/creto-crds and charts/creto-operator)");
@@ -59,7 +62,10 @@ pub async fn up() -> Result<()> {
     println!("  a quorum after {}: {message}", seconds(began.elapsed()));
 
     let (_, leader) = leader(&cluster).await?;
-    let survivor = (0..4).map(|ordinal| cluster.pod(ordinal)).find(|pod| *pod != leader).context("no follower")?;
+    let survivor = (0..4)
+        .map(|ordinal| cluster.pod(ordinal))
+        .find(|pod| *pod != leader)
+        .context("no follower")?;
     let door = Door::open(&settings, &cluster, &survivor).await?;
     title(&format!("{PAYLOADS} payloads through {}", door.name));
     let mut before = submit(&door, PAYLOADS, |_| {}).await?;
@@ -77,9 +83,11 @@ pub async fn up() -> Result<()> {
 
 async fn apply_sample(settings: &Settings, cluster: &Cluster) -> Result<()> {
     let sample = settings.samples.join("cretocluster.yaml");
-    let told = kubectl(settings, &["apply", "-n", NAMESPACE, "-f", &sample.to_string_lossy()]).await?;
+    let told =
+        kubectl(settings, &["apply", "-n", NAMESPACE, "-f", &sample.to_string_lossy()]).await?;
     println!("  {}", told.trim());
-    // A cluster keeps the image that it began with. After a new build the demo should show the new one.
+    // A cluster keeps the image that it began with. After a new build the demo should show the new
+    // one.
     let wanted = settings.node_image.name();
     let running = cluster.api::<StatefulSet>().get_opt(CLUSTER).await?.and_then(|set| {
         let spec = set.spec?.template.spec?;
@@ -89,7 +97,9 @@ async fn apply_sample(settings: &Settings, cluster: &Cluster) -> Result<()> {
         println!("  the cluster is here already with another image; it is told to run {wanted}");
         let patch = json!({"spec": {"image": wanted}});
         let api: Api<CretoCluster> = cluster.api();
-        api.patch(CLUSTER, &PatchParams::default(), &Patch::Merge(&patch)).await.context("setting spec.image")?;
+        api.patch(CLUSTER, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .context("setting spec.image")?;
     }
     Ok(())
 }
@@ -103,8 +113,14 @@ async fn wait_for_quorum(settings: &Settings, cluster: &Cluster) -> Result<()> {
         let resource = cluster.get().await?;
         let pods = cluster.pods().await?;
         let status = resource.status.clone().unwrap_or_default();
-        let running = pods.iter().filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")).count();
-        let attested = status.members.iter().filter(|member| member.key_fingerprint.is_some()).count();
+        let running = pods
+            .iter()
+            .filter(|pod| {
+                pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+            })
+            .count();
+        let attested =
+            status.members.iter().filter(|member| member.key_fingerprint.is_some()).count();
         let quorum = status.quorum.clone().unwrap_or_default();
         let ready = pods.iter().filter(|pod| is_ready(pod)).count();
         let replicas = resource.spec.replicas;
@@ -146,7 +162,11 @@ impl Door {
     async fn open(settings: &Settings, cluster: &Cluster, pod: &str) -> Result<Self> {
         if settings.reach == Reach::Direct {
             let address = cluster.service_address().await?;
-            return Ok(Self { name: format!("Service {CLUSTER}-api ({address})"), address, _forward: None });
+            return Ok(Self {
+                name: format!("Service {CLUSTER}-api ({address})"),
+                address,
+                _forward: None,
+            });
         }
         let mut child = Command::new(&settings.kubectl)
             .args(["port-forward", "-n", NAMESPACE, &format!("pod/{pod}"), &format!(":{API_PORT}")])
@@ -154,18 +174,31 @@ impl Door {
             .kill_on_drop(true)
             .spawn()
             .context("starting kubectl port-forward")?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output of kubectl port-forward")?).lines();
+        let mut lines =
+            BufReader::new(child.stdout.take().context("no output of kubectl port-forward")?)
+                .lines();
         let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line())
             .await
             .context("kubectl port-forward is silent")??
             .unwrap_or_default();
-        let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse::<u16>().ok());
-        let address = SocketAddr::from(([127, 0, 0, 1], port.with_context(|| format!("kubectl port-forward said: {line}"))?));
-        Ok(Self { name: format!("kubectl port-forward to pod {pod}"), address, _forward: Some(child) })
+        let port = line
+            .split("127.0.0.1:")
+            .nth(1)
+            .and_then(|rest| rest.split_whitespace().next()?.parse::<u16>().ok());
+        let address = SocketAddr::from((
+            [127, 0, 0, 1],
+            port.with_context(|| format!("kubectl port-forward said: {line}"))?,
+        ));
+        Ok(Self {
+            name: format!("kubectl port-forward to pod {pod}"),
+            address,
+            _forward: Some(child),
+        })
     }
 }
 
-/// Submits payloads one after the other, on a new connection each, so that the Service spreads them. Returns milliseconds.
+/// Submits payloads one after the other, on a new connection each, so that the Service spreads
+/// them. Returns milliseconds.
 async fn submit(door: &Door, count: usize, mut told: impl FnMut(f64)) -> Result<Vec<f64>> {
     let mut latencies = Vec::new();
     for number in 1..=count {
@@ -201,7 +234,12 @@ async fn leader(cluster: &Cluster) -> Result<(i64, String)> {
     Ok((status.view.unwrap_or_default(), leader))
 }
 
-async fn lose_the_leader(settings: &Settings, cluster: &Cluster, door: &Door, survivor: &str) -> Result<()> {
+async fn lose_the_leader(
+    settings: &Settings,
+    cluster: &Cluster,
+    door: &Door,
+    survivor: &str,
+) -> Result<()> {
     let (view, victim) = leader(cluster).await?;
     // Where ports are forwarded through one pod, that pod has to stay; it seldom leads by now.
     if settings.reach == Reach::Forward && victim == survivor {
@@ -210,17 +248,26 @@ async fn lose_the_leader(settings: &Settings, cluster: &Cluster, door: &Door, su
     }
     title(&format!("The leader is killed: {victim}, which leads view {view}"));
     let before = cluster.api::<Pod>().get(&victim).await?.uid();
-    kubectl(settings, &["delete", "pod", "-n", NAMESPACE, &victim, "--force", "--grace-period=0", "--wait=false"]).await?;
+    kubectl(
+        settings,
+        &["delete", "pod", "-n", NAMESPACE, &victim, "--force", "--grace-period=0", "--wait=false"],
+    )
+    .await?;
     let began = Instant::now();
     let mut slowest = 0.0_f64;
     submit(door, 8, |latency| slowest = slowest.max(latency))
         .await
         .context("payloads did not go on becoming final without one of four nodes")?;
-    let (view, heir) = until(Duration::from_secs(30), "the status to name another leader", || async {
-        let (view, leader) = leader(cluster).await?;
-        Ok(if leader == victim { Err(format!("it names {leader}")) } else { Ok((view, leader)) })
-    })
-    .await?;
+    let (view, heir) =
+        until(Duration::from_secs(30), "the status to name another leader", || async {
+            let (view, leader) = leader(cluster).await?;
+            Ok(if leader == victim {
+                Err(format!("it names {leader}"))
+            } else {
+                Ok((view, leader))
+            })
+        })
+        .await?;
     println!(
         "  payloads went on becoming final without {victim}, the slowest in {}; {heir} leads view {view}",
         milliseconds(Some(slowest))
@@ -229,19 +276,32 @@ async fn lose_the_leader(settings: &Settings, cluster: &Cluster, door: &Door, su
     loop {
         let pod = cluster.api::<Pod>().get_opt(&victim).await?;
         let back = pod.as_ref().is_some_and(|pod| pod.uid() != before && is_ready(pod));
-        let participating = cluster.get().await?.status.and_then(|status| status.quorum).map_or(0, |quorum| quorum.participating);
-        progress
-            .tell(&format!("{victim} {}, {participating} of 4 validators take part", if back { "is back" } else { "is on its way back" }));
+        let participating = cluster
+            .get()
+            .await?
+            .status
+            .and_then(|status| status.quorum)
+            .map_or(0, |quorum| quorum.participating);
+        progress.tell(&format!(
+            "{victim} {}, {participating} of 4 validators take part",
+            if back { "is back" } else { "is on its way back" }
+        ));
         if back && participating == 4 {
             break;
         }
         if began.elapsed() > Duration::from_secs(180) {
-            bail!("{victim} is not back after 180 s; look at: {} describe pod {victim} -n {NAMESPACE}", settings.kubectl_of_the_user());
+            bail!(
+                "{victim} is not back after 180 s; look at: {} describe pod {victim} -n {NAMESPACE}",
+                settings.kubectl_of_the_user()
+            );
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     progress.done();
-    println!("  {victim} is back with its identity and has caught up, {} after it was killed", seconds(began.elapsed()));
+    println!(
+        "  {victim} is back with its identity and has caught up, {} after it was killed",
+        seconds(began.elapsed())
+    );
     Ok(())
 }
 
@@ -253,17 +313,29 @@ async fn finish(settings: &Settings) -> Result<()> {
     }
     title("Three things to try next");
     let forward = match settings.reach {
-        Reach::Direct => format!("e2e/kubernetes/cluster forward 8080 {CLUSTER}-api.{NAMESPACE}.svc.cluster.local:8080 &"),
-        Reach::Forward => format!("kubectl port-forward -n {NAMESPACE} service/{CLUSTER}-api 8080:8080 &"),
+        Reach::Direct => format!(
+            "e2e/kubernetes/cluster forward 8080 {CLUSTER}-api.{NAMESPACE}.svc.cluster.local:8080 &"
+        ),
+        Reach::Forward => {
+            format!("kubectl port-forward -n {NAMESPACE} service/{CLUSTER}-api 8080:8080 &")
+        }
     };
     println!("  1. Submit a payload of your own, and read it back by the id in the answer:");
     println!("       {forward}");
-    println!("       curl -s -H 'Content-Type: application/octet-stream' --data-binary 'hello' http://127.0.0.1:8080/v1/payloads");
+    println!(
+        "       curl -s -H 'Content-Type: application/octet-stream' --data-binary 'hello' http://127.0.0.1:8080/v1/payloads"
+    );
     println!("       curl -s http://127.0.0.1:8080/v1/payloads/ID");
-    println!("  2. Take two of four nodes away, and see that nothing is called final and the status names them:");
-    println!("       {user} delete pod -n {NAMESPACE} {CLUSTER}-2 {CLUSTER}-3 --wait=false; {user} get creto -n {NAMESPACE} -o wide -w");
+    println!(
+        "  2. Take two of four nodes away, and see that nothing is called final and the status names them:"
+    );
+    println!(
+        "       {user} delete pod -n {NAMESPACE} {CLUSTER}-2 {CLUSTER}-3 --wait=false; {user} get creto -n {NAMESPACE} -o wide -w"
+    );
     println!("  3. Edit what the operator made, and see it put back with an Event:");
-    println!("       {user} label service -n {NAMESPACE} {CLUSTER}-api app.kubernetes.io/instance=mine --overwrite");
+    println!(
+        "       {user} label service -n {NAMESPACE} {CLUSTER}-api app.kubernetes.io/instance=mine --overwrite"
+    );
     println!("       {user} describe creto -n {NAMESPACE} {CLUSTER}");
     Ok(())
 }
@@ -274,13 +346,17 @@ async fn finish(settings: &Settings) -> Result<()> {
 /// Something does not go.
 pub async fn down() -> Result<()> {
     let settings = Settings::from_environment()?;
-    let client = Client::try_default().await.context("no way to the API server; is KUBECONFIG set? make demo-down sets it")?;
+    let client = Client::try_default()
+        .await
+        .context("no way to the API server; is KUBECONFIG set? make demo-down sets it")?;
     let cluster = Cluster::new(&client, NAMESPACE, CLUSTER);
     if let Err(error) = cluster.delete().await {
         println!("the CretoCluster was not deleted first: {error:#}");
     }
     delete_namespace(&client, NAMESPACE, Duration::from_secs(120)).await?;
     installation().uninstall(&settings).await?;
-    println!("the demo is gone, with its data; the definitions stay: helm uninstall creto-crds -n {SYSTEM} leaves them too, by design");
+    println!(
+        "the demo is gone, with its data; the definitions stay: helm uninstall creto-crds -n {SYSTEM} leaves them too, by design"
+    );
     Ok(())
 }

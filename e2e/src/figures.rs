@@ -57,7 +57,13 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<String> = cells
             .enumerate()
-            .map(|(column, cell)| if column == 0 { format!("{cell:<0$}", width(column)) } else { format!("{cell:>0$}", width(column)) })
+            .map(|(column, cell)| {
+                if column == 0 {
+                    format!("{cell:<0$}", width(column))
+                } else {
+                    format!("{cell:>0$}", width(column))
+                }
+            })
             .collect();
         format!("{}\n", padded.join("  ").trim_end())
     };
@@ -101,9 +107,14 @@ mod tests {
         for rate in [1, 3, 100, 1_000, 10_000] {
             assert_eq!(due(0, rate), Duration::ZERO);
             assert_eq!(due(u64::from(rate) * 3600, rate), Duration::from_secs(3600));
-            let gaps: Vec<Duration> = (0..u64::from(rate) * 2).map(|index| due(index + 1, rate) - due(index, rate)).collect();
+            let gaps: Vec<Duration> = (0..u64::from(rate) * 2)
+                .map(|index| due(index + 1, rate) - due(index, rate))
+                .collect();
             let ideal = Duration::from_secs(1) / rate;
-            assert!(gaps.iter().all(|gap| gap.abs_diff(ideal) <= Duration::from_nanos(2)), "{rate}");
+            assert!(
+                gaps.iter().all(|gap| gap.abs_diff(ideal) <= Duration::from_nanos(2)),
+                "{rate}"
+            );
         }
     }
 
@@ -114,7 +125,8 @@ mod tests {
         assert_eq!(milliseconds(Some(1500.0)), "1.50 s");
         assert_eq!(milliseconds(None), "-");
         assert_eq!(bytes(52_400_000), "52.4 MB");
-        let rows = vec![vec!["a".to_owned(), "10".to_owned()], vec!["long".to_owned(), "5".to_owned()]];
+        let rows =
+            vec![vec!["a".to_owned(), "10".to_owned()], vec!["long".to_owned(), "5".to_owned()]];
         assert_eq!(table(&["name", "n"], &rows), "name   n\na     10\nlong   5\n");
     }
 }

@@ -26,7 +26,8 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// `helm upgrade --install` of both charts, waiting until the operator is ready. Safe to run again.
+    /// `helm upgrade --install` of both charts, waiting until the operator is ready. Safe to run
+    /// again.
     ///
     /// # Errors
     /// Helm fails; the sentence names what to look at.
@@ -35,13 +36,15 @@ impl Installation {
             restricted_namespace(client, namespace).await?;
         }
         let chart = settings.charts.join("creto-crds");
-        program(Command::new(&settings.helm).args(["upgrade", "--install", CRDS]).arg(&chart).args([
-            "-n",
-            SYSTEM,
-            "--wait",
-            "--timeout",
-            "60s",
-        ]))
+        program(
+            Command::new(&settings.helm).args(["upgrade", "--install", CRDS]).arg(&chart).args([
+                "-n",
+                SYSTEM,
+                "--wait",
+                "--timeout",
+                "60s",
+            ]),
+        )
         .await
         .with_context(|| format!("installing {}", chart.display()))?;
         let chart = settings.charts.join("creto-operator");
@@ -65,7 +68,12 @@ impl Installation {
             command.args(["--set-string", &set("watchNamespace", namespace)]);
         }
         program(&mut command).await.with_context(|| {
-            format!("installing {}; look at: {} describe pods -n {}", chart.display(), settings.kubectl_of_the_user(), self.namespace)
+            format!(
+                "installing {}; look at: {} describe pods -n {}",
+                chart.display(),
+                settings.kubectl_of_the_user(),
+                self.namespace
+            )
         })?;
         Ok(())
     }
@@ -75,8 +83,15 @@ impl Installation {
     /// # Errors
     /// Helm fails.
     pub async fn uninstall(&self, settings: &Settings) -> Result<()> {
-        program(Command::new(&settings.helm).args(["uninstall", &self.release, "-n", &self.namespace, "--ignore-not-found", "--wait"]))
-            .await?;
+        program(Command::new(&settings.helm).args([
+            "uninstall",
+            &self.release,
+            "-n",
+            &self.namespace,
+            "--ignore-not-found",
+            "--wait",
+        ]))
+        .await?;
         Ok(())
     }
 
@@ -87,6 +102,12 @@ impl Installation {
     pub async fn pods(&self, client: &Client) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
         let ours = ListParams::default().labels("app.kubernetes.io/name=creto-operator");
-        Ok(pods.list(&ours).await?.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+        Ok(pods
+            .list(&ours)
+            .await?
+            .items
+            .into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .collect())
     }
 }

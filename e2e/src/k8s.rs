@@ -53,7 +53,10 @@ impl Cluster {
     /// # Errors
     /// It is not there.
     pub async fn get(&self) -> Result<CretoCluster> {
-        self.api().get(&self.name).await.with_context(|| format!("reading CretoCluster {}/{}", self.namespace, self.name))
+        self.api()
+            .get(&self.name)
+            .await
+            .with_context(|| format!("reading CretoCluster {}/{}", self.namespace, self.name))
     }
 
     /// Applies it with this spec.
@@ -63,9 +66,13 @@ impl Cluster {
     pub async fn apply(&self, spec: &Value) -> Result<CretoCluster> {
         let object = json!({"apiVersion": "cretoai.io/v1alpha1", "kind": "CretoCluster", "metadata": {"name": self.name}, "spec": spec});
         let api: Api<CretoCluster> = self.api();
-        api.patch(&self.name, &PatchParams::apply(MANAGER).force().validation_strict(), &Patch::Apply(&object))
-            .await
-            .with_context(|| format!("applying CretoCluster {}", self.name))
+        api.patch(
+            &self.name,
+            &PatchParams::apply(MANAGER).force().validation_strict(),
+            &Patch::Apply(&object),
+        )
+        .await
+        .with_context(|| format!("applying CretoCluster {}", self.name))
     }
 
     /// Name of pod `ordinal`.
@@ -78,7 +85,10 @@ impl Cluster {
     /// # Errors
     /// The API server does not answer.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
-        let of_it = ListParams::default().labels(&format!("app.kubernetes.io/name=cretoai-node,app.kubernetes.io/instance={}", self.name));
+        let of_it = ListParams::default().labels(&format!(
+            "app.kubernetes.io/name=cretoai-node,app.kubernetes.io/instance={}",
+            self.name
+        ));
         let mut pods = self.api::<Pod>().list(&of_it).await.context("listing pods")?.items;
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
@@ -89,8 +99,11 @@ impl Cluster {
     /// # Errors
     /// The pod is not there or has no address yet.
     pub async fn pod_address(&self, name: &str, port: u16) -> Result<SocketAddr> {
-        let pod = self.api::<Pod>().get(name).await.with_context(|| format!("reading pod {name}"))?;
-        pod_ip(&pod).map(|ip| SocketAddr::new(ip, port)).with_context(|| format!("pod {name} has no address yet"))
+        let pod =
+            self.api::<Pod>().get(name).await.with_context(|| format!("reading pod {name}"))?;
+        pod_ip(&pod)
+            .map(|ip| SocketAddr::new(ip, port))
+            .with_context(|| format!("pod {name} has no address yet"))
     }
 
     /// A client of one pod's port 8080.
@@ -98,7 +111,8 @@ impl Cluster {
     /// # Errors
     /// As [`Self::pod_address`].
     pub async fn node(&self, name: &str) -> Result<Api8080> {
-        Ok(Api8080::new(self.pod_address(name, API_PORT).await?).with_limit(Duration::from_secs(20)))
+        Ok(Api8080::new(self.pod_address(name, API_PORT).await?)
+            .with_limit(Duration::from_secs(20)))
     }
 
     /// A node's metrics, as text.
@@ -106,7 +120,8 @@ impl Cluster {
     /// # Errors
     /// They are not served.
     pub async fn metrics(&self, name: &str) -> Result<String> {
-        let mut client = Api8080::new(self.pod_address(name, METRICS_PORT).await?).with_limit(Duration::from_secs(10));
+        let mut client = Api8080::new(self.pod_address(name, METRICS_PORT).await?)
+            .with_limit(Duration::from_secs(10));
         let answer = client.get("/metrics").await?;
         if !answer.status.is_success() {
             bail!("metrics of {name}: {}", answer.status);
@@ -120,9 +135,17 @@ impl Cluster {
     /// There is no such Service.
     pub async fn service_address(&self) -> Result<SocketAddr> {
         let name = format!("{}-api", self.name);
-        let service = self.api::<Service>().get(&name).await.with_context(|| format!("reading Service {name}"))?;
-        let ip = service.spec.and_then(|spec| spec.cluster_ip).and_then(|ip| ip.parse::<IpAddr>().ok());
-        Ok(SocketAddr::new(ip.with_context(|| format!("Service {name} has no cluster address"))?, API_PORT))
+        let service = self
+            .api::<Service>()
+            .get(&name)
+            .await
+            .with_context(|| format!("reading Service {name}"))?;
+        let ip =
+            service.spec.and_then(|spec| spec.cluster_ip).and_then(|ip| ip.parse::<IpAddr>().ok());
+        Ok(SocketAddr::new(
+            ip.with_context(|| format!("Service {name} has no cluster address"))?,
+            API_PORT,
+        ))
     }
 
     /// Events about the CretoCluster, oldest first: reason and note.
@@ -130,8 +153,15 @@ impl Cluster {
     /// # Errors
     /// The API server does not answer.
     pub async fn events(&self) -> Result<Vec<(String, String)>> {
-        let events = self.api::<Event>().list(&ListParams::default().fields(&format!("involvedObject.name={}", self.name))).await?;
-        Ok(events.items.into_iter().map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect())
+        let events = self
+            .api::<Event>()
+            .list(&ListParams::default().fields(&format!("involvedObject.name={}", self.name)))
+            .await?;
+        Ok(events
+            .items
+            .into_iter()
+            .map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default()))
+            .collect())
     }
 
     /// Deletes the resource and waits until its pods are gone.
@@ -141,7 +171,9 @@ impl Cluster {
     pub async fn delete(&self) -> Result<()> {
         let api: Api<CretoCluster> = self.api();
         if api.get_opt(&self.name).await?.is_some() {
-            api.delete(&self.name, &DeleteParams::background()).await.context("deleting the CretoCluster")?;
+            api.delete(&self.name, &DeleteParams::background())
+                .await
+                .context("deleting the CretoCluster")?;
         }
         until(Duration::from_secs(90), "the CretoCluster and its pods to be gone", || async {
             let left = self.pods().await?;
@@ -178,19 +210,30 @@ impl Cluster {
     pub async fn whole(&self, limit: Duration) -> Result<CretoCluster> {
         until(limit, &format!("all nodes of CretoCluster {}", self.name), || async {
             let resource = self.get().await?;
-            let quorum = resource.status.as_ref().and_then(|status| status.quorum.clone()).unwrap_or_default();
+            let quorum = resource
+                .status
+                .as_ref()
+                .and_then(|status| status.quorum.clone())
+                .unwrap_or_default();
             let ready = condition(&resource, "Ready").is_some_and(|(status, _)| status == "True");
             let pods = self.pods().await?;
             let running = pods.iter().filter(|pod| is_ready(pod)).count();
             let size = usize::try_from(resource.spec.replicas).unwrap_or_default();
-            let whole = ready && quorum.size == resource.spec.replicas && quorum.participating == quorum.size && running == size;
+            let whole = ready
+                && quorum.size == resource.spec.replicas
+                && quorum.participating == quorum.size
+                && running == size;
             let told = resource
                 .status
                 .as_ref()
                 .and_then(|status| status.summary.as_ref())
                 .map(|summary| summary.status.clone())
                 .unwrap_or_default();
-            Ok(if whole { Ok(resource) } else { Err(format!("{running}/{size} pods ready; {told}")) })
+            Ok(if whole {
+                Ok(resource)
+            } else {
+                Err(format!("{running}/{size} pods ready; {told}"))
+            })
         })
         .await
     }
@@ -198,7 +241,8 @@ impl Cluster {
 
 /// Status and message of a condition.
 pub fn condition(resource: &CretoCluster, kind: &str) -> Option<(String, String)> {
-    let condition = resource.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind)?;
+    let condition =
+        resource.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind)?;
     Some((condition.status.clone(), condition.message.clone()))
 }
 
@@ -210,15 +254,17 @@ pub fn pod_ip(pod: &Pod) -> Option<IpAddr> {
 /// Whether a pod is ready and not on its way out.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready =
-        conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
+    let ready = conditions.is_some_and(|conditions| {
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    });
     ready && pod.metadata.deletion_timestamp.is_none()
 }
 
 /// How often its containers were started again.
 pub fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    containers.map_or(0, |containers| containers.iter().map(|container| container.restart_count).sum())
+    containers
+        .map_or(0, |containers| containers.iter().map(|container| container.restart_count).sum())
 }
 
 /// Tries until there is a value; an `Err` inside is what is so instead.
@@ -272,9 +318,16 @@ pub async fn delete_namespace(client: &Client, name: &str, limit: Duration) -> R
     if namespaces.get_opt(name).await?.is_none() {
         return Ok(());
     }
-    namespaces.delete(name, &DeleteParams::background()).await.with_context(|| format!("deleting namespace {name}"))?;
+    namespaces
+        .delete(name, &DeleteParams::background())
+        .await
+        .with_context(|| format!("deleting namespace {name}"))?;
     until(limit, &format!("namespace {name} to be gone"), || async {
-        Ok(if namespaces.get_opt(name).await?.is_none() { Ok(()) } else { Err("it is still there".into()) })
+        Ok(if namespaces.get_opt(name).await?.is_none() {
+            Ok(())
+        } else {
+            Err("it is still there".into())
+        })
     })
     .await
 }
@@ -283,14 +336,25 @@ pub async fn delete_namespace(client: &Client, name: &str, limit: Duration) -> R
 ///
 /// # Errors
 /// No answer.
-pub async fn raw(client: &Client, method: Method, path: &str, content_type: &str, body: &Value) -> Result<(u16, String)> {
-    let request =
-        Request::builder().method(method).uri(path).header("content-type", content_type).body(serde_json::to_vec(body)?.into())?;
+pub async fn raw(
+    client: &Client,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: &Value,
+) -> Result<(u16, String)> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", content_type)
+        .body(serde_json::to_vec(body)?.into())?;
     let response = client.send(request).await?;
     let status = response.status().as_u16();
     let body = http_body_util::BodyExt::collect(response.into_body()).await?.to_bytes();
     let text = String::from_utf8_lossy(&body).into_owned();
-    let message = serde_json::from_str::<Value>(&text).ok().and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
+    let message = serde_json::from_str::<Value>(&text)
+        .ok()
+        .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
     Ok((status, message.unwrap_or(text)))
 }
 
@@ -300,10 +364,17 @@ pub async fn raw(client: &Client, method: Method, path: &str, content_type: &str
 /// It fails, with what it printed.
 pub async fn program(command: &mut Command) -> Result<String> {
     let shown = command.as_std().get_program().to_string_lossy().into_owned();
-    let output = command.kill_on_drop(true).output().await.with_context(|| format!("running {shown}"))?;
+    let output =
+        command.kill_on_drop(true).output().await.with_context(|| format!("running {shown}"))?;
     if !output.status.success() {
-        let arguments: Vec<_> = command.as_std().get_args().map(|argument| argument.to_string_lossy()).collect();
-        bail!("{shown} {} ended with {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim());
+        let arguments: Vec<_> =
+            command.as_std().get_args().map(|argument| argument.to_string_lossy()).collect();
+        bail!(
+            "{shown} {} ended with {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -324,7 +395,10 @@ pub async fn tail(client: &Client, namespace: &str, pod: &Pod, lines: i64) -> St
     for previous in previous.then_some(true).into_iter().chain([false]) {
         let wanted = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
         match pods.logs(&pod.name_any(), &wanted).await {
-            Ok(log) => text.push_str(&format!("{}{log}", if previous { "(before its restart)\n" } else { "" })),
+            Ok(log) => text.push_str(&format!(
+                "{}{log}",
+                if previous { "(before its restart)\n" } else { "" }
+            )),
             Err(error) => text.push_str(&format!("(no log: {error})\n")),
         }
     }

@@ -1,5 +1,6 @@
-//! An open-loop client: payloads are due at a constant rate whatever the nodes do, and a payload's latency counts from
-//! when it was due until it was told to be final. So a stall is seen by every payload that was due in it.
+//! An open-loop client: payloads are due at a constant rate whatever the nodes do, and a payload's
+//! latency counts from when it was due until it was told to be final. So a stall is seen by every
+//! payload that was due in it.
 
 use crate::{
     api::Client,
@@ -58,7 +59,8 @@ pub struct Outcome {
     pub failed: u64,
     /// Payloads told to be final within the measured time, per second.
     pub throughput: f64,
-    /// Within how many milliseconds half of those that were due and not refused were final; nothing, if they were not.
+    /// Within how many milliseconds half of those that were due and not refused were final;
+    /// nothing, if they were not.
     pub p50_ms: Option<f64>,
     /// The same for 99 of 100.
     pub p99_ms: Option<f64>,
@@ -93,11 +95,13 @@ impl Window {
     }
 }
 
-/// The hidden subcommand: tells when measuring begins and ends, and what came of it, as lines on standard output.
+/// The hidden subcommand: tells when measuring begins and ends, and what came of it, as lines on
+/// standard output.
 pub async fn run(arguments: &Arguments) -> Result<()> {
     let outcome = drive(arguments, |event| {
         println!("{event}");
-        // The parent reads figures of the nodes at this moment; if it is gone, the next line ends us.
+        // The parent reads figures of the nodes at this moment; if it is gone, the next line ends
+        // us.
         if std::io::stdout().flush().is_err() {}
     })
     .await?;
@@ -105,7 +109,8 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Offers the load. `event` is told "measuring" and "measured" when the measured time begins and ends.
+/// Offers the load. `event` is told "measuring" and "measured" when the measured time begins and
+/// ends.
 ///
 /// # Errors
 /// The load makes no sense.
@@ -162,7 +167,8 @@ fn outcome(tally: &Tally, due: u64, seconds: u32) -> Outcome {
     sorted.sort_by(f64::total_cmp);
     let finalized = sorted.len() as u64;
     let failed = due.saturating_sub(finalized + tally.refused);
-    // What never became final took longer than all that did; leaving it out would flatter an overload.
+    // What never became final took longer than all that did; leaving it out would flatter an
+    // overload.
     sorted.extend(std::iter::repeat_n(f64::INFINITY, usize::try_from(failed).unwrap_or_default()));
     let finite = |p| percentile(&sorted, p).filter(|value| value.is_finite());
     Outcome {
@@ -186,7 +192,9 @@ async fn work(target: SocketAddr, queue: Queue, tally: Arc<Mutex<Tally>>, window
         let Some(Due { at, data }) = next else { return };
         let answer = client.post(data, Duration::from_secs(60)).await;
         let now = Instant::now();
-        let result = answer.and_then(|answer| if answer.status.as_u16() == 429 { Ok(None) } else { answer.receipt().map(Some) });
+        let result = answer.and_then(|answer| {
+            if answer.status.as_u16() == 429 { Ok(None) } else { answer.receipt().map(Some) }
+        });
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(Some(receipt)) if receipt.is_final() => {
@@ -198,7 +206,9 @@ async fn work(target: SocketAddr, queue: Queue, tally: Arc<Mutex<Tally>>, window
                 }
             }
             Ok(None) => tally.refused += u64::from(window.holds(at)),
-            Ok(Some(receipt)) => tally.fail(|| format!("payload {} is {} ({:?})", receipt.id, receipt.status, receipt.outcome)),
+            Ok(Some(receipt)) => tally.fail(|| {
+                format!("payload {} is {} ({:?})", receipt.id, receipt.status, receipt.outcome)
+            }),
             Err(error) => tally.fail(|| format!("{error:#}")),
         }
     }
@@ -233,7 +243,8 @@ mod tests {
 
     #[test]
     fn what_has_no_answer_counts_as_failed() {
-        let tally = Tally { latencies: vec![5.0, 1.0, 3.0], in_time: 2, refused: 1, ..Tally::default() };
+        let tally =
+            Tally { latencies: vec![5.0, 1.0, 3.0], in_time: 2, refused: 1, ..Tally::default() };
         let outcome = outcome(&tally, 6, 2);
         assert_eq!((outcome.finalized, outcome.refused, outcome.failed), (3, 1, 2));
         assert_eq!((outcome.p50_ms, outcome.p99_ms, outcome.throughput), (Some(5.0), None, 1.0));

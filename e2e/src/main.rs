@@ -1,7 +1,8 @@
-//! What shows that CretoAI works on real parts: the demo and the scenarios on a real Kubernetes, and the benchmark on
-//! real processes.
+//! What shows that CretoAI works on real parts: the demo and the scenarios on a real Kubernetes,
+//! and the benchmark on real processes.
 //!
-//! The rule: nothing is simulated. Where a check is weaker than it sounds, the line that reports it says so.
+//! The rule: nothing is simulated. Where a check is weaker than it sounds, the line that reports it
+//! says so.
 
 mod api;
 mod bench;
@@ -29,7 +30,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Installs the operator, makes a cluster of four nodes, submits payloads, removes a pod; leaves it running.
+    /// Installs the operator, makes a cluster of four nodes, submits payloads, removes a pod;
+    /// leaves it running.
     Demo,
     /// Removes what the demo installed, with its data.
     DemoDown,

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail};
 use std::{fs, path::Path, process::Stdio};
 use tokio::process::Command;
 
-/// Clock ticks of /proc/PID/stat per second. Linux reports 100 to programs on all machines that we run on.
+/// Clock ticks of /proc/PID/stat per second. Linux reports 100 to programs on all machines that we
+/// run on.
 const TICKS: f64 = 100.0;
 
 /// What a process has used and uses.
@@ -34,7 +35,8 @@ pub fn usage(pid: u32) -> Option<Usage> {
 }
 
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    // The name in brackets may hold anything; after it come state (3rd) ... utime (14th) and stime (15th).
+    // The name in brackets may hold anything; after it come state (3rd) ... utime (14th) and stime
+    // (15th).
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split_whitespace().skip(11);
     let ticks: f64 = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
@@ -46,7 +48,8 @@ fn field(text: &str, name: &str) -> u64 {
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
-/// The processes of pod `uid` whose program is `program`. Seen only from a place that sees the node's processes.
+/// The processes of pod `uid` whose program is `program`. Seen only from a place that sees the
+/// node's processes.
 pub fn of_pod(uid: &str, program: &str) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
     let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -61,7 +64,8 @@ fn runs(pid: u32, program: &str) -> bool {
 
 fn belongs(pid: u32, uid: &str) -> bool {
     // Cgroups name the pod by its UID, with underscores where systemd manages them.
-    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(uid) || text.contains(&uid.replace('-', "_")))
+    fs::read_to_string(format!("/proc/{pid}/cgroup"))
+        .is_ok_and(|text| text.contains(uid) || text.contains(&uid.replace('-', "_")))
 }
 
 /// kill -9.
@@ -84,12 +88,15 @@ pub async fn signal(pid: u32, name: &str) -> Result<()> {
         .await
         .context("running kill")?;
     if !sent.success() && Path::new(&format!("/proc/{pid}/stat")).exists() {
-        bail!("process {pid} could not be sent {name}; this needs root, in the process namespace of the nodes");
+        bail!(
+            "process {pid} could not be sent {name}; this needs root, in the process namespace of the nodes"
+        );
     }
     Ok(())
 }
 
-/// Waits until somebody wants this process to end (SIGINT or SIGTERM), so that what it started can be ended first.
+/// Waits until somebody wants this process to end (SIGINT or SIGTERM), so that what it started can
+/// be ended first.
 pub async fn interrupted() -> anyhow::Error {
     use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
@@ -122,7 +129,10 @@ mod tests {
 
     #[test]
     fn the_use_of_a_process_is_read() {
-        assert_eq!(cpu_seconds("7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 5 1 1"), Some(2.0));
+        assert_eq!(
+            cpu_seconds("7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 5 1 1"),
+            Some(2.0)
+        );
         assert_eq!(cpu_seconds("7 (a"), None);
         assert_eq!(field("VmHWM:\t  100 kB\nVmRSS:\t  42 kB\n", "VmRSS:"), 42);
         assert_eq!(field("", "VmRSS:"), 0);

@@ -1,4 +1,5 @@
-//! What the scripts tell through the environment: programs, images, charts, and how far the network reaches.
+//! What the scripts tell through the environment: programs, images, charts, and how far the network
+//! reaches.
 
 use anyhow::{Context, Result, bail};
 use std::{env, path::PathBuf};
@@ -84,7 +85,9 @@ impl Settings {
             Some("forward") => Reach::Forward,
             Some(other) => bail!("CRETO_REACH is '{other}'; it must be direct or forward"),
         };
-        let path = |name: &str, default: &str| text(name).map_or_else(|| PathBuf::from(default), PathBuf::from);
+        let path = |name: &str, default: &str| {
+            text(name).map_or_else(|| PathBuf::from(default), PathBuf::from)
+        };
         Ok(Self {
             helm: path("CRETO_HELM", "helm"),
             kubectl: path("CRETO_KUBECTL", "kubectl"),
@@ -115,8 +118,17 @@ mod tests {
     #[test]
     fn an_image_is_split_at_its_tag_and_not_at_a_port() {
         let image = Image::parse("localhost:5000/creto/cretoai-node:1a2b");
-        assert_eq!(image, Some(Image { repository: "localhost:5000/creto/cretoai-node".into(), tag: "1a2b".into() }));
-        assert_eq!(image.map(|image| image.name()).as_deref(), Some("localhost:5000/creto/cretoai-node:1a2b"));
+        assert_eq!(
+            image,
+            Some(Image {
+                repository: "localhost:5000/creto/cretoai-node".into(),
+                tag: "1a2b".into()
+            })
+        );
+        assert_eq!(
+            image.map(|image| image.name()).as_deref(),
+            Some("localhost:5000/creto/cretoai-node:1a2b")
+        );
         for wrong in ["cretoai-node", "localhost:5000/cretoai-node", "a:", ":b"] {
             assert_eq!(Image::parse(wrong), None, "{wrong}");
         }

@@ -1,7 +1,9 @@
-//! Somebody who is in the pod network and not a member: connects to a node's control port and validators' port, with a
-//! key of his own, and with a member's public key that he stole (which he can show, and not sign with).
+//! Somebody who is in the pod network and not a member: connects to a node's control port and
+//! validators' port, with a key of his own, and with a member's public key that he stole (which he
+//! can show, and not sign with).
 //!
-//! The rule: an attempt counts as refused only if the node ended it. Anything that the node answers is a hole.
+//! The rule: an attempt counts as refused only if the node ended it. Anything that the node answers
+//! is a hole.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -12,7 +14,8 @@ use cretoai_control::{
     tls::{self, Expect, subject_public_key_info},
 };
 use rustls::{
-    ClientConfig, SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, pki_types::ServerName, sign::CertifiedKey,
+    ClientConfig, SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer,
+    pki_types::ServerName, sign::CertifiedKey,
 };
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
@@ -77,7 +80,8 @@ fn config(key: &SecretKey, shown: Option<&PublicKey>, alpn: &[u8]) -> Result<Cli
     let mut config = tls::client_config(key, Expect::Any, alpn)?;
     if let Some(stolen) = shown {
         let own = Arc::clone(&config.client_auth_cert_resolver);
-        config.client_auth_cert_resolver = Arc::new(Stolen { own, shown: CertificateDer::from(subject_public_key_info(stolen)) });
+        config.client_auth_cert_resolver =
+            Arc::new(Stolen { own, shown: CertificateDer::from(subject_public_key_info(stolen)) });
     }
     Ok(config)
 }
@@ -98,7 +102,11 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 /// # Errors
 /// The attempts could not be made.
 pub async fn attempts(arguments: &Arguments) -> Result<Vec<Attempt>> {
-    let key = |text: &str| decode_base64(text).and_then(|bytes| PublicKey::from_slice(&bytes)).context("not a public key");
+    let key = |text: &str| {
+        decode_base64(text)
+            .and_then(|bytes| PublicKey::from_slice(&bytes))
+            .context("not a public key")
+    };
     let (admin, member) = (key(&arguments.admin_key)?, key(&arguments.member_key)?);
     let own = SecretKey::generate()?;
     let control = SocketAddr::new(arguments.node, 9000);
@@ -125,10 +133,17 @@ fn attempt(what: String, result: Result<String>) -> Attempt {
 /// What the node answers to a request for its status; an error if it ends the connection.
 async fn over_tcp(address: SocketAddr, config: ClientConfig) -> Result<String> {
     let exchange = async {
-        let tcp = TcpStream::connect(address).await.with_context(|| format!("{address} cannot be reached at all"))?;
-        let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), tcp).await?;
-        stream.write_all(format!("GET {STATUS_PATH} HTTP/1.1\r\nHost: node\r\n\r\n").as_bytes()).await?;
-        // The client finishes its side of the handshake first; the refusal arrives with the first read.
+        let tcp = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("{address} cannot be reached at all"))?;
+        let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(ServerName::from(address.ip()), tcp)
+            .await?;
+        stream
+            .write_all(format!("GET {STATUS_PATH} HTTP/1.1\r\nHost: node\r\n\r\n").as_bytes())
+            .await?;
+        // The client finishes its side of the handshake first; the refusal arrives with the first
+        // read.
         let mut answer = vec![0; 4096];
         let count = stream.read(&mut answer).await?;
         if count == 0 {
@@ -143,17 +158,23 @@ async fn over_tcp(address: SocketAddr, config: ClientConfig) -> Result<String> {
     }
 }
 
-/// QUIC's first packets are always sealed with AES-128, which the nodes' TLS does not offer, so the suite is named here.
+/// QUIC's first packets are always sealed with AES-128, which the nodes' TLS does not offer, so the
+/// suite is named here.
 fn quic(config: ClientConfig) -> Result<quinn::ClientConfig> {
     let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    let initial = suite.tls13().and_then(|suite| suite.quic_suite()).context("no suite for QUIC's first packets")?;
-    let config = quinn::crypto::rustls::QuicClientConfig::with_initial(Arc::new(config), initial).context("TLS that QUIC does not take")?;
+    let initial = suite
+        .tls13()
+        .and_then(|suite| suite.quic_suite())
+        .context("no suite for QUIC's first packets")?;
+    let config = quinn::crypto::rustls::QuicClientConfig::with_initial(Arc::new(config), initial)
+        .context("TLS that QUIC does not take")?;
     Ok(quinn::ClientConfig::new(Arc::new(config)))
 }
 
 /// What the node lets happen on a connection; an error if it ends it.
 async fn over_quic(address: SocketAddr, config: quinn::ClientConfig) -> Result<String> {
-    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let any: SocketAddr =
+        if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let endpoint = quinn::Endpoint::client(any)?;
     let exchange = async {
         let connection = endpoint.connect_with(config, address, "node")?.await?;

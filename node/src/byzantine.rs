@@ -1,7 +1,8 @@
-//! A node that attacks, for tests of whole clusters. Only with the feature `byzantine`, which no image has.
+//! A node that attacks, for tests of whole clusters. Only with the feature `byzantine`, which no
+//! image has.
 //!
-//! It runs an honest engine and changes what leaves it; nothing is signed with another's key. `CRETO_BYZANTINE` names what
-//! it does, separated by commas:
+//! It runs an honest engine and changes what leaves it; nothing is signed with another's key.
+//! `CRETO_BYZANTINE` names what it does, separated by commas:
 //!
 //! | word | attack |
 //! |---|---|
@@ -11,8 +12,8 @@
 
 use anyhow::bail;
 use cretoai_consensus::{
-    Ballot, CheckedVertex, Domain, Hash, Message, NodeId, Payload, Phase, Proof, Proposal, Sequence, Signer, Tip, Validators, Vertex, View,
-    Vote,
+    Ballot, CheckedVertex, Domain, Hash, Message, NodeId, Payload, Phase, Proof, Proposal,
+    Sequence, Signer, Tip, Validators, Vertex, View, Vote,
 };
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -59,25 +60,41 @@ impl Attack {
                 "equivocate" => attack.equivocate = true,
                 "withhold" => attack.withhold = true,
                 "lie-catch-up" => attack.lie_catch_up = true,
-                _ => bail!("{VARIABLE} names {word:?}; it knows equivocate, withhold and lie-catch-up"),
+                _ => bail!(
+                    "{VARIABLE} names {word:?}; it knows equivocate, withhold and lie-catch-up"
+                ),
             }
         }
         Ok(attack)
     }
 
     /// What goes to `to` in place of an honest message of the engine's.
-    pub(crate) fn tamper(&self, validators: &Validators, to: NodeId, message: &Message) -> Vec<Message> {
+    pub(crate) fn tamper(
+        &self,
+        validators: &Validators,
+        to: NodeId,
+        message: &Message,
+    ) -> Vec<Message> {
         let own = validators.by_key(self.signer.public_key()).map(|member| member.id);
         match (own, message) {
-            (Some(own), Message::Vertex(vertex)) if vertex.header.author == own => self.vertex(validators, to, vertex),
-            (Some(_), Message::PrePrepare { proposal, vote }) if self.equivocate => self.proposal(to, proposal, vote),
+            (Some(own), Message::Vertex(vertex)) if vertex.header.author == own => {
+                self.vertex(validators, to, vertex)
+            }
+            (Some(_), Message::PrePrepare { proposal, vote }) if self.equivocate => {
+                self.proposal(to, proposal, vote)
+            }
             (Some(_), Message::Vote(vote)) if self.equivocate => self.votes(to, vote),
             (_, other) => vec![other.clone()],
         }
     }
 
     /// What goes to `to` in place of honest answers to a fetch.
-    pub(crate) fn lie(&self, validators: &Validators, to: NodeId, answers: Vec<Message>) -> Vec<Message> {
+    pub(crate) fn lie(
+        &self,
+        validators: &Validators,
+        to: NodeId,
+        answers: Vec<Message>,
+    ) -> Vec<Message> {
         if self.withhold && self.is_victim(validators, to) {
             return Vec::new();
         }
@@ -92,10 +109,16 @@ impl Attack {
         match answer {
             Message::Records { epoch, mut records, mut proof } => {
                 match (lie % 4, &mut proof) {
-                    (0, _) => records.iter_mut().for_each(|record| record.vertices.push(Hash::of_bytes(&lie.to_le_bytes()))),
+                    (0, _) => records.iter_mut().for_each(|record| {
+                        record.vertices.push(Hash::of_bytes(&lie.to_le_bytes()))
+                    }),
                     (1, _) => records.iter_mut().for_each(|record| record.proposal.time_ms += 1),
-                    (_, Proof::Commit(certificate)) => certificate.digest = Hash::of_bytes(&lie.to_le_bytes()),
-                    (_, Proof::Checkpoint(certificate)) => certificate.state.chain_hash = Hash::of_bytes(&lie.to_le_bytes()),
+                    (_, Proof::Commit(certificate)) => {
+                        certificate.digest = Hash::of_bytes(&lie.to_le_bytes())
+                    }
+                    (_, Proof::Checkpoint(certificate)) => {
+                        certificate.state.chain_hash = Hash::of_bytes(&lie.to_le_bytes())
+                    }
                 }
                 Message::Records { epoch, records, proof }
             }
@@ -118,8 +141,12 @@ impl Attack {
 
     /// The peer that sees nothing of this node's lane: the one after it.
     fn is_victim(&self, validators: &Validators, to: NodeId) -> bool {
-        let own = validators.by_key(self.signer.public_key()).and_then(|member| validators.position(member.id));
-        let next = own.and_then(|position| validators.id_at((position + 1) % validators.members.len().max(1)));
+        let own = validators
+            .by_key(self.signer.public_key())
+            .and_then(|member| validators.position(member.id));
+        let next = own.and_then(|position| {
+            validators.id_at((position + 1) % validators.members.len().max(1))
+        });
         next == Some(to)
     }
 
@@ -133,11 +160,23 @@ impl Attack {
         let header = &vertex.header;
         let Some(below) = header.height.0.checked_sub(1) else { return Vec::new() };
         let previous = Tip { height: cretoai_consensus::Height(below), id: header.parent };
-        let payload = Payload { key: [0xba; 16], valid_until_ms: header.timestamp_ms + 20_000, data: b"the other branch".to_vec() };
+        let payload = Payload {
+            key: [0xba; 16],
+            valid_until_ms: header.timestamp_ms + 20_000,
+            data: b"the other branch".to_vec(),
+        };
         let domain = Domain { chain_id: self.chain_id, epoch: header.epoch };
         let links = header.links.clone();
-        let fork =
-            CheckedVertex::seal(&domain, &*self.signer, header.author, previous, links, header.timestamp_ms, vec![payload], Vec::new());
+        let fork = CheckedVertex::seal(
+            &domain,
+            &*self.signer,
+            header.author,
+            previous,
+            links,
+            header.timestamp_ms,
+            vec![payload],
+            Vec::new(),
+        );
         vec![Message::Vertex(Arc::new(fork.vertex().clone()))]
     }
 
@@ -146,11 +185,15 @@ impl Attack {
         let mut other = proposal.clone();
         other.time_ms += 1;
         let twin = other.digest(&Domain { chain_id: self.chain_id, epoch });
-        *self.twins.lock().unwrap_or_else(PoisonError::into_inner) = Some(Twins { view, sequence, even: digest, odd: twin });
+        *self.twins.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Twins { view, sequence, even: digest, odd: twin });
         let told = if to.0.is_multiple_of(2) {
             Message::PrePrepare { proposal: proposal.clone(), vote: vote.clone() }
         } else {
-            Message::PrePrepare { proposal: other, vote: self.signed(Ballot { digest: twin, ..vote.ballot }) }
+            Message::PrePrepare {
+                proposal: other,
+                vote: self.signed(Ballot { digest: twin, ..vote.ballot }),
+            }
         };
         // And at once the COMMITs: its engine will see no quorum for either.
         let commit = self.signed(Ballot { phase: Phase::Commit, ..vote.ballot });
@@ -160,11 +203,15 @@ impl Attack {
     /// Commits both of two proposals to everybody, the one that the peer knows first.
     fn votes(&self, to: NodeId, vote: &Vote) -> Vec<Message> {
         let twins = *self.twins.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = |twins: &Twins| (twins.view, twins.sequence) == (vote.ballot.view, vote.ballot.sequence);
+        let here = |twins: &Twins| {
+            (twins.view, twins.sequence) == (vote.ballot.view, vote.ballot.sequence)
+        };
         match twins.filter(here) {
             Some(Twins { even, odd, .. }) if vote.ballot.phase == Phase::Commit => {
                 let digests = if to.0.is_multiple_of(2) { [even, odd] } else { [odd, even] };
-                digests.map(|digest| Message::Vote(self.signed(Ballot { digest, ..vote.ballot }))).to_vec()
+                digests
+                    .map(|digest| Message::Vote(self.signed(Ballot { digest, ..vote.ballot })))
+                    .to_vec()
             }
             _ => vec![Message::Vote(vote.clone())],
         }
@@ -180,13 +227,16 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use cretoai_consensus::{Epoch, Evidence, FaultModel, Height, Member, OffenceKind, Parameters, SignedHeader};
+    use cretoai_consensus::{
+        Epoch, Evidence, FaultModel, Height, Member, OffenceKind, Parameters, SignedHeader,
+    };
     use cretoai_control::keys::{MlDsa87, SecretKey};
 
     const CHAIN: Hash = Hash([7; 32]);
 
     fn setting(words: &str) -> (Attack, Validators) {
-        let keys: Vec<SecretKey> = (1..=4).map(|n| SecretKey::from_seed(&[n; 32]).unwrap()).collect();
+        let keys: Vec<SecretKey> =
+            (1..=4).map(|n| SecretKey::from_seed(&[n; 32]).unwrap()).collect();
         let member = |(id, key): (u32, &SecretKey)| Member {
             id: NodeId(id),
             name: format!("node-{id}"),
@@ -207,7 +257,16 @@ mod tests {
 
     fn sealed(attack: &Attack) -> Arc<Vertex> {
         let domain = Domain { chain_id: CHAIN, epoch: Epoch(0) };
-        let vertex = CheckedVertex::seal(&domain, &*attack.signer, NodeId(0), Tip::default(), vec![], 1_000, vec![], vec![]);
+        let vertex = CheckedVertex::seal(
+            &domain,
+            &*attack.signer,
+            NodeId(0),
+            Tip::default(),
+            vec![],
+            1_000,
+            vec![],
+            vec![],
+        );
         Arc::new(vertex.vertex().clone())
     }
 
@@ -215,29 +274,55 @@ mod tests {
     fn what_it_signs_for_odd_and_even_peers_is_evidence_against_it() {
         let (attack, validators) = setting("equivocate");
         let vertex = sealed(&attack);
-        let shown = |to| match attack.tamper(&validators, NodeId(to), &Message::Vertex(Arc::clone(&vertex))).pop() {
-            Some(Message::Vertex(vertex)) => SignedHeader { header: vertex.header.clone(), signature: vertex.signature.clone() },
+        let shown = |to| match attack
+            .tamper(&validators, NodeId(to), &Message::Vertex(Arc::clone(&vertex)))
+            .pop()
+        {
+            Some(Message::Vertex(vertex)) => {
+                SignedHeader { header: vertex.header.clone(), signature: vertex.signature.clone() }
+            }
             other => panic!("{other:?}"),
         };
         let fork = Evidence::Fork(Box::new(shown(1)), Box::new(shown(2)));
         assert_eq!(fork.offence().unwrap().kind, OffenceKind::Fork(Height(1)));
         assert!(fork.is_signed(CHAIN, &validators, &MlDsa87));
 
-        let proposal = Proposal { sequence: Sequence(1), prev: CHAIN, time_ms: 1_000, origin_view: View(0), cut: vec![Tip::default(); 4] };
+        let proposal = Proposal {
+            sequence: Sequence(1),
+            prev: CHAIN,
+            time_ms: 1_000,
+            origin_view: View(0),
+            cut: vec![Tip::default(); 4],
+        };
         let digest = proposal.digest(&Domain { chain_id: CHAIN, epoch: Epoch(0) });
-        let ballot = Ballot { epoch: Epoch(0), phase: Phase::PrePrepare, view: View(0), sequence: Sequence(1), digest, voter: NodeId(0) };
+        let ballot = Ballot {
+            epoch: Epoch(0),
+            phase: Phase::PrePrepare,
+            view: View(0),
+            sequence: Sequence(1),
+            digest,
+            voter: NodeId(0),
+        };
         let message = Message::PrePrepare { proposal, vote: attack.signed(ballot) };
         let told = |to| match attack.tamper(&validators, NodeId(to), &message).into_iter().next() {
             Some(Message::PrePrepare { vote, .. }) => vote,
             other => panic!("{other:?}"),
         };
-        assert_eq!(attack.tamper(&validators, NodeId(1), &message).len(), 3, "with a COMMIT of both");
+        assert_eq!(
+            attack.tamper(&validators, NodeId(1), &message).len(),
+            3,
+            "with a COMMIT of both"
+        );
         let proposals = Evidence::Votes(told(1), told(2));
         assert!(proposals.is_signed(CHAIN, &validators, &MlDsa87), "{:?}", proposals.offence());
         let commit = Message::Vote(attack.signed(Ballot { phase: Phase::Commit, ..ballot }));
         match attack.tamper(&validators, NodeId(1), &commit).as_slice() {
             [Message::Vote(a), Message::Vote(b)] => {
-                assert!(Evidence::Votes(a.clone(), b.clone()).is_signed(CHAIN, &validators, &MlDsa87));
+                assert!(Evidence::Votes(a.clone(), b.clone()).is_signed(
+                    CHAIN,
+                    &validators,
+                    &MlDsa87
+                ));
             }
             other => panic!("{other:?}"),
         }
@@ -252,6 +337,9 @@ mod tests {
         let (liar, _) = setting("lie-catch-up");
         let honest = Message::Fetched(sealed(&liar));
         assert_ne!(liar.lie(&validators, NodeId(2), vec![honest.clone()]), [honest]);
-        assert!(Attack::of("equivocates", Arc::new(SecretKey::from_seed(&[1; 32]).unwrap()), CHAIN).is_err());
+        assert!(
+            Attack::of("equivocates", Arc::new(SecretKey::from_seed(&[1; 32]).unwrap()), CHAIN)
+                .is_err()
+        );
     }
 }

@@ -48,7 +48,8 @@ pub enum Command {
     Run(RunArguments),
     /// Exit 0 if the node on this machine lives.
     Health(ProbeArguments),
-    /// Exit 0 if the node on this machine is a caught-up validator with a quorum; say what it waits for otherwise.
+    /// Exit 0 if the node on this machine is a caught-up validator with a quorum; say what it waits
+    /// for otherwise.
     Ready(ProbeArguments),
     /// The node's identity.
     Keys {
@@ -84,7 +85,8 @@ pub struct RunArguments {
     /// The UID of the CretoCluster that this node belongs to.
     #[arg(long, env = "CRETO_CLUSTER_UID", default_value = "")]
     pub cluster_uid: String,
-    /// The fingerprint (64 hexadecimal digits) of the admin key, the only one that the control port admits.
+    /// The fingerprint (64 hexadecimal digits) of the admin key, the only one that the control port
+    /// admits.
     #[arg(long, env = "CRETO_ADMIN_KEY", value_parser = parse_fingerprint)]
     pub admin_key: Option<Hash>,
     /// The file of the projected ServiceAccount token that attestation hands out.
@@ -125,7 +127,9 @@ pub enum VerifyCommand {
 }
 
 fn parse_fingerprint(text: &str) -> Result<Hash, String> {
-    text.parse().map_err(|_| "an admin key is named by the 64 hexadecimal digits of its fingerprint".to_owned())
+    text.parse().map_err(|_| {
+        "an admin key is named by the 64 hexadecimal digits of its fingerprint".to_owned()
+    })
 }
 
 /// Runs the command line.
@@ -138,7 +142,9 @@ pub fn main() -> anyhow::Result<()> {
         Command::Health(arguments) => probe(arguments.address, "/health"),
         Command::Ready(arguments) => probe(arguments.address, "/ready"),
         Command::Keys { command: KeysCommand::Show { config } } => show_key(&config),
-        Command::Verify { command: VerifyCommand::Evidence { file, genesis } } => verify_evidence(&file, genesis.as_deref()),
+        Command::Verify { command: VerifyCommand::Evidence { file, genesis } } => {
+            verify_evidence(&file, genesis.as_deref())
+        }
         Command::Version => print(&format!("cretoai-node {VERSION}\n")),
     }
 }
@@ -146,12 +152,20 @@ pub fn main() -> anyhow::Result<()> {
 fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config, arguments.pod_name.as_deref())?;
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(filter) if !filter.is_empty() => EnvFilter::try_new(&filter).with_context(|| format!("RUST_LOG={filter}"))?,
+        Ok(filter) if !filter.is_empty() => {
+            EnvFilter::try_new(&filter).with_context(|| format!("RUST_LOG={filter}"))?
+        }
         _ => EnvFilter::new(&config.node.log_level),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let options = Options {
-        api_listen: arguments.api_listen.unwrap_or_else(|| SocketAddr::new(config.network.listen_addr.ip(), API_PORT)),
+        api_listen: arguments
+            .api_listen
+            .unwrap_or_else(|| SocketAddr::new(config.network.listen_addr.ip(), API_PORT)),
         identification: Identification {
             name: config.node.id.clone(),
             pod_uid: arguments.pod_uid,
@@ -160,7 +174,10 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
             token_path: arguments.token_path.filter(|path| !path.as_os_str().is_empty()),
         },
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     let ended = runtime.block_on(crate::run::run::<crate::runtime::Creto>(config, options));
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended
@@ -183,9 +200,14 @@ fn show_key(config: &Path) -> anyhow::Result<()> {
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("reading {}", path.display()))?;
     if bytes.len() as u64 > MAX_FILE {
-        bail!("{} has more than {MAX_FILE} bytes; this is not what a node hands out", path.display());
+        bail!(
+            "{} has more than {MAX_FILE} bytes; this is not what a node hands out",
+            path.display()
+        );
     }
     Ok(bytes)
 }
@@ -196,7 +218,8 @@ fn verify_evidence(file: &Path, genesis: Option<&Path>) -> anyhow::Result<()> {
     let proven = evidence::verify(&item, &MlDsa87)?;
     let told = match genesis {
         Some(path) => {
-            let genesis = SignedGenesis::decode(&read(path)?).with_context(|| format!("{} is no genesis", path.display()))?;
+            let genesis = SignedGenesis::decode(&read(path)?)
+                .with_context(|| format!("{} is no genesis", path.display()))?;
             proven.check_genesis(&genesis, &MlDsa87)?;
             "the genesis names this key for this validator\n"
         }
@@ -211,7 +234,10 @@ fn probe(address: SocketAddr, path: &str) -> anyhow::Result<()> {
         let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
         stream.set_read_timeout(Some(PROBE_LIMIT))?;
         stream.set_write_timeout(Some(PROBE_LIMIT))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        stream.write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        )?;
         let mut answer = Vec::new();
         stream.take(PROBE_ANSWER).read_to_end(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer).into_owned())

@@ -1,7 +1,8 @@
 //! `node.toml`: every key of the specification, honoured or refused by name with the reason.
 //!
-//! The rule: nothing is ignored. An unknown section or key, a value of the wrong type or outside its range, and a
-//! choice that this node does not offer each stop the start with the key, the value and what to write instead.
+//! The rule: nothing is ignored. An unknown section or key, a value of the wrong type or outside
+//! its range, and a choice that this node does not offer each stop the start with the key, the
+//! value and what to write instead.
 
 mod reader;
 
@@ -116,7 +117,8 @@ pub struct StorageSection {
     pub write_buffer_mb: u64,
 }
 
-/// `[crypto]`. `signature_algorithm` has one value, "ml-dsa-87", and `hash_algorithm` one, "blake3".
+/// `[crypto]`. `signature_algorithm` has one value, "ml-dsa-87", and `hash_algorithm` one,
+/// "blake3".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CryptoSection {
     /// The folder that holds the node's identity.
@@ -137,12 +139,14 @@ pub struct MetricsSection {
 const SECTIONS: &[&str] = &["node", "consensus", "network", "storage", "crypto", "metrics"];
 
 impl Config {
-    /// Reads a file. `pod_name` (the environment's `POD_NAME`) comes before `node.id`: one ConfigMap serves all pods.
+    /// Reads a file. `pod_name` (the environment's `POD_NAME`) comes before `node.id`: one
+    /// ConfigMap serves all pods.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn load(path: &Path, pod_name: Option<&str>) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, pod_name)
     }
 
@@ -181,7 +185,10 @@ impl Config {
             return Err(ConfigError::Value {
                 key: "metrics.port".into(),
                 value: self.metrics.port.to_string(),
-                fix: format!("network.listen_addr = \"{}\" has the same port; choose another, such as 9090", self.network.listen_addr),
+                fix: format!(
+                    "network.listen_addr = \"{}\" has the same port; choose another, such as 9090",
+                    self.network.listen_addr
+                ),
             });
         }
         Ok(())
@@ -199,15 +206,17 @@ impl Config {
         SocketAddr::new(self.network.listen_addr.ip(), self.metrics.port)
     }
 
-    /// Checks `consensus.quorum_threshold` against the members, once they are known: ceil(threshold * n) must be the
-    /// quorum that the protocol uses. Crash tolerance has another quorum by design, so there nothing is checked.
+    /// Checks `consensus.quorum_threshold` against the members, once they are known: ceil(threshold
+    /// * n) must be the quorum that the protocol uses. Crash tolerance has another quorum by
+    /// design, so there nothing is checked.
     ///
     /// # Errors
     /// [`ConfigError::Value`] with a threshold that fits.
     pub fn check_quorum(&self, quorum: Quorum, model: FaultModel) -> Result<(), ConfigError> {
         let Quorum { n, f, q, .. } = quorum;
         let threshold = self.consensus.quorum_threshold;
-        // The tolerance is for products such as 0.7 * 10, which binary fractions make a little more than 7.
+        // The tolerance is for products such as 0.7 * 10, which binary fractions make a little more
+        // than 7.
         let required = (threshold * n as f64 - 1e-9).ceil();
         if model == FaultModel::Crash || required == q as f64 {
             return Ok(());
@@ -218,7 +227,11 @@ impl Config {
             value: threshold.to_string(),
             fix: format!(
                 "with {n} validators, of which {f} may be faulty, the quorum is {q}, and ceil({threshold} * {n}) is {required}; write {}",
-                if (fitting * n as f64 - 1e-9).ceil() == q as f64 { fitting } else { q as f64 / n as f64 }
+                if (fitting * n as f64 - 1e-9).ceil() == q as f64 {
+                    fitting
+                } else {
+                    q as f64 / n as f64
+                }
             ),
         })
     }
@@ -227,7 +240,8 @@ impl Config {
 fn node(mut section: Section, pod_name: Option<&str>) -> Result<NodeSection, ConfigError> {
     let id = section.text("id", None)?;
     let data_dir = section.path("data_dir", "/data".into())?;
-    let log_level = section.choice("log_level", &["error", "warn", "info", "debug", "trace"], 2, "")?;
+    let log_level =
+        section.choice("log_level", &["error", "warn", "info", "debug", "trace"], 2, "")?;
     section.finish()?;
     let (source, id) = match (pod_name.filter(|n| !n.is_empty()), id) {
         (Some(name), _) => ("POD_NAME", name.to_owned()),
@@ -242,14 +256,21 @@ fn node(mut section: Section, pod_name: Option<&str>) -> Result<NodeSection, Con
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if id.is_empty() || id.len() > 253 || !id.chars().all(allowed) {
         let shown: String = id.chars().take(80).collect();
-        let fix = "a name has 1 to 253 lowercase letters, digits, `-` and `.`, as a pod's name does".into();
+        let fix =
+            "a name has 1 to 253 lowercase letters, digits, `-` and `.`, as a pod's name does"
+                .into();
         return Err(ConfigError::Value { key: source.into(), value: format!("{shown:?}"), fix });
     }
     Ok(NodeSection { id, data_dir, log_level })
 }
 
 fn consensus(mut section: Section) -> Result<ConsensusSection, ConfigError> {
-    section.choice("algorithm", &["bft"], 0, "this node speaks one protocol, PBFT over DAG lanes; ")?;
+    section.choice(
+        "algorithm",
+        &["bft"],
+        0,
+        "this node speaks one protocol, PBFT over DAG lanes; ",
+    )?;
     let consensus = ConsensusSection {
         quorum_threshold: section.fraction("quorum_threshold", 0.67)?,
         finality_timeout_ms: section.number("finality_timeout_ms", 500, 50..=60_000)?,
@@ -260,7 +281,11 @@ fn consensus(mut section: Section) -> Result<ConsensusSection, ConfigError> {
 }
 
 fn network(mut section: Section) -> Result<NetworkSection, ConfigError> {
-    let listen_addr = section.parsed("listen_addr", "0.0.0.0:9000", "write an IP address and a port, such as \"0.0.0.0:9000\"")?;
+    let listen_addr = section.parsed(
+        "listen_addr",
+        "0.0.0.0:9000",
+        "write an IP address and a port, such as \"0.0.0.0:9000\"",
+    )?;
     let quic_port = section.port("quic_port", 9001)?;
     let bootstrap_peers = section.peers("bootstrap_peers")?;
     section.finish()?;
@@ -279,7 +304,8 @@ fn storage(mut section: Section, data_dir: &Path) -> Result<StorageSection, Conf
 }
 
 fn crypto(mut section: Section, data_dir: &Path) -> Result<CryptoSection, ConfigError> {
-    let signature = "every identity and vote is ML-DSA-87 (FIPS 204), and no weaker one is accepted; ";
+    let signature =
+        "every identity and vote is ML-DSA-87 (FIPS 204), and no weaker one is accepted; ";
     section.choice("signature_algorithm", &["ml-dsa-87"], 0, signature)?;
     section.choice("hash_algorithm", &["blake3"], 0, "every id and chain hash is BLAKE3; ")?;
     let key_path = section.path("key_path", data_dir.join("keys"))?;
@@ -298,7 +324,11 @@ fn metrics(mut section: Section) -> Result<MetricsSection, ConfigError> {
         || ["/", "/health", "/ready"].contains(&endpoint.as_str())
     {
         let fix = "write a path such as \"/metrics\"; /health and /ready are taken".into();
-        return Err(ConfigError::Value { key: "metrics.endpoint".into(), value: format!("{endpoint:?}"), fix });
+        return Err(ConfigError::Value {
+            key: "metrics.endpoint".into(),
+            value: format!("{endpoint:?}"),
+            fix,
+        });
     }
     section.finish()?;
     Ok(MetricsSection { enabled, port, endpoint })

@@ -1,11 +1,12 @@
 //! Evidence for people: how it is told, and how it is verified without any node.
 //!
-//! The rule: whoever verifies believes nothing but two signatures. That the key is this validator's, the genesis says.
+//! The rule: whoever verifies believes nothing but two signatures. That the key is this
+//! validator's, the genesis says.
 
 use crate::storage::Counted;
 use cretoai_consensus::{
-    Domain, Epoch, Evidence, FaultModel, Hash, Member, NodeId, Offence, OffenceKind, Parameters, Phase, PublicKey, SignedGenesis,
-    Validators, Verifier, decode, encode,
+    Domain, Epoch, Evidence, FaultModel, Hash, Member, NodeId, Offence, OffenceKind, Parameters,
+    Phase, PublicKey, SignedGenesis, Validators, Verifier, decode, encode,
 };
 use cretoai_control::api::{Accused, EvidenceItem, decode_base64, encode_base64};
 use std::fmt::Write;
@@ -14,7 +15,9 @@ use std::fmt::Write;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// A field that does not say what it should.
-    #[error("`{field}` is not {expected}; give the file as GET /v1/evidence/{{number}} answered it")]
+    #[error(
+        "`{field}` is not {expected}; give the file as GET /v1/evidence/{{number}} answered it"
+    )]
     Field {
         /// Which.
         field: &'static str,
@@ -25,7 +28,9 @@ pub enum Refused {
     #[error("the two signed objects do not contradict each other: this proves nothing")]
     NoContradiction,
     /// The file tells something else than the signed objects.
-    #[error("`{field}` in the file is not what the signed objects say ({signed}): the file was changed")]
+    #[error(
+        "`{field}` in the file is not what the signed objects say ({signed}): the file was changed"
+    )]
     Told {
         /// Which.
         field: &'static str,
@@ -62,14 +67,20 @@ pub fn item(chain_id: Hash, number: usize, counted: &Counted, member: &Member) -
     let Offence { epoch, kind, .. } = counted.offence;
     let (view, voted_sequence, height) = match kind {
         OffenceKind::Fork(height) => (None, None, Some(height.0)),
-        OffenceKind::Votes(_, view, sequence) | OffenceKind::Concealed(view, sequence) => (Some(view.0), Some(sequence.0), None),
+        OffenceKind::Votes(_, view, sequence) | OffenceKind::Concealed(view, sequence) => {
+            (Some(view.0), Some(sequence.0), None)
+        }
     };
     EvidenceItem {
         chain_id: chain_id.to_string(),
         number: number as u64,
         sequence: counted.sequence.0,
         epoch: epoch.0,
-        accused: Accused { id: member.id.0, name: member.name.clone(), key: hex::encode(member.key.as_bytes()) },
+        accused: Accused {
+            id: member.id.0,
+            name: member.name.clone(),
+            key: hex::encode(member.key.as_bytes()),
+        },
         kind: kind.label().to_owned(),
         view,
         voted_sequence,
@@ -98,9 +109,11 @@ pub struct Proven {
 /// [`Refused`].
 pub fn verify(item: &EvidenceItem, verifier: &dyn Verifier) -> Result<Proven, Refused> {
     let bad = |field, expected| Refused::Field { field, expected };
-    let chain_id: Hash = item.chain_id.parse().map_err(|_| bad("chainId", "64 hexadecimal digits"))?;
+    let chain_id: Hash =
+        item.chain_id.parse().map_err(|_| bad("chainId", "64 hexadecimal digits"))?;
     let key = hex::decode(&item.accused.key).ok().and_then(|bytes| PublicKey::from_slice(&bytes));
-    let key = key.ok_or_else(|| bad("accused.key", "the hexadecimal digits of an ML-DSA-87 public key"))?;
+    let key =
+        key.ok_or_else(|| bad("accused.key", "the hexadecimal digits of an ML-DSA-87 public key"))?;
     let evidence = decode_base64(&item.evidence).and_then(|bytes| decode::<Evidence>(&bytes).ok());
     let evidence = evidence.ok_or_else(|| bad("evidence", "base64 of two signed objects"))?;
     let offence = evidence.offence().ok_or(Refused::NoContradiction)?;
@@ -114,7 +127,12 @@ pub fn verify(item: &EvidenceItem, verifier: &dyn Verifier) -> Result<Proven, Re
     if offence.kind.label() != item.kind {
         return told("kind", offence.kind.label().to_owned());
     }
-    let accused = Member { id: offence.accused, name: item.accused.name.clone(), key: key.clone(), since: Epoch(0) };
+    let accused = Member {
+        id: offence.accused,
+        name: item.accused.name.clone(),
+        key: key.clone(),
+        since: Epoch(0),
+    };
     let alone = Validators {
         epoch: offence.epoch,
         members: vec![accused],
@@ -135,7 +153,11 @@ impl Proven {
     ///
     /// # Errors
     /// [`Refused`].
-    pub fn check_genesis(&self, signed: &SignedGenesis, verifier: &dyn Verifier) -> Result<(), Refused> {
+    pub fn check_genesis(
+        &self,
+        signed: &SignedGenesis,
+        verifier: &dyn Verifier,
+    ) -> Result<(), Refused> {
         signed.verify(verifier).map_err(|error| Refused::Genesis(error.to_string()))?;
         let genesis = signed.genesis.chain_id();
         if genesis != self.chain_id {
@@ -161,17 +183,27 @@ impl Proven {
         let Offence { epoch, accused, kind } = self.offence;
         let (name, key, chain_id) = (&self.name, self.key.fingerprint(), self.chain_id);
         let what = match kind {
-            OffenceKind::Fork(height) => format!("signed two different vertices of height {height} of its lane"),
-            OffenceKind::Votes(false, view, sequence) => {
-                format!("proposed or prepared two different decisions for sequence {sequence} in view {view}")
+            OffenceKind::Fork(height) => {
+                format!("signed two different vertices of height {height} of its lane")
             }
-            OffenceKind::Votes(true, view, sequence) => format!("committed two different decisions for sequence {sequence} in view {view}"),
+            OffenceKind::Votes(false, view, sequence) => {
+                format!(
+                    "proposed or prepared two different decisions for sequence {sequence} in view {view}"
+                )
+            }
+            OffenceKind::Votes(true, view, sequence) => {
+                format!("committed two different decisions for sequence {sequence} in view {view}")
+            }
             OffenceKind::Concealed(view, sequence) => {
-                format!("committed sequence {sequence} in view {view} and later signed that it had not")
+                format!(
+                    "committed sequence {sequence} in view {view} and later signed that it had not"
+                )
             }
         };
         let (first, second) = self.objects();
-        let mut told = format!("validator {name} (id {accused}) {what}, in epoch {epoch} of chain {chain_id}\n");
+        let mut told = format!(
+            "validator {name} (id {accused}) {what}, in epoch {epoch} of chain {chain_id}\n"
+        );
         let lines = [("first", first), ("second", second), ("key", key.to_string())];
         for (label, text) in lines {
             // Writing to a string cannot fail.
@@ -205,10 +237,16 @@ impl Proven {
                 (vote(a), vote(b))
             }
             Evidence::Concealed(commit, head, _) => {
-                let prepared = head.prepared.map_or_else(|| "nothing prepared".to_owned(), |(view, _)| format!("prepared in view {view}"));
+                let prepared = head.prepared.map_or_else(
+                    || "nothing prepared".to_owned(),
+                    |(view, _)| format!("prepared in view {view}"),
+                );
                 (
                     format!("COMMIT of {}", commit.ballot.digest),
-                    format!("VIEW-CHANGE to view {}: executed up to {}, {prepared}", head.view, head.executed),
+                    format!(
+                        "VIEW-CHANGE to view {}: executed up to {}, {prepared}",
+                        head.view, head.executed
+                    ),
                 )
             }
         }

@@ -1,8 +1,10 @@
-//! What the front of a node (its ports) asks of the back (store and engine), and nothing more: the two meet in these
-//! traits, so that each is tested without the other.
+//! What the front of a node (its ports) asks of the back (store and engine), and nothing more: the
+//! two meet in these traits, so that each is tested without the other.
 
 use crate::{config::Config, metrics::Metrics};
-use cretoai_consensus::{Epoch, Hash, Outcome, Payload, PublicKey, Ready, Sequence, SignedGenesis, SignedReconfig};
+use cretoai_consensus::{
+    Epoch, Hash, Outcome, Payload, PublicKey, Ready, Sequence, SignedGenesis, SignedReconfig,
+};
 use cretoai_control::{
     api::{EvidenceList, NodeStatus},
     keys::SecretKey,
@@ -57,7 +59,8 @@ pub trait Ledger: Send + Sync + 'static {
 pub struct SubmitTicket {
     /// The payload's id.
     pub id: Hash,
-    /// Resolves when a decision ordered the payload; closes without a value when the node stops first.
+    /// Resolves when a decision ordered the payload; closes without a value when the node stops
+    /// first.
     pub outcome: oneshot::Receiver<Place>,
 }
 
@@ -110,8 +113,8 @@ pub trait Birth: Send + Sync + 'static {
     /// The genesis of that chain.
     fn genesis(&self) -> Option<SignedGenesis>;
 
-    /// Writes a genesis durably. It has been verified: the admin key's signature, all proofs, this node among its
-    /// members unless it is to be a learner. The same one again is accepted.
+    /// Writes a genesis durably. It has been verified: the admin key's signature, all proofs, this
+    /// node among its members unless it is to be a learner. The same one again is accepted.
     ///
     /// # Errors
     /// [`GenesisRefused`].
@@ -148,7 +151,11 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the database cannot be opened, or belongs to another key.
-    fn open(config: &Config, key: &SecretKey, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self::Store>>;
+    fn open(
+        config: &Config,
+        key: &SecretKey,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Arc<Self::Store>>;
 
     /// Starts transport and engine, after the genesis is in the store.
     ///
@@ -162,7 +169,7 @@ pub trait Runtime: Send + Sync + 'static {
         metrics: Arc<Metrics>,
     ) -> impl Future<Output = anyhow::Result<Arc<Self::Node>>> + Send;
 
-    /// Stops cleanly: the last turn is finished, whoever still waits is told that the node stops (the same bytes may be sent to
-    /// another node), and the transport is closed. At most 4 s.
+    /// Stops cleanly: the last turn is finished, whoever still waits is told that the node stops
+    /// (the same bytes may be sent to another node), and the transport is closed. At most 4 s.
     fn stop(node: Arc<Self::Node>) -> impl Future<Output = ()> + Send;
 }

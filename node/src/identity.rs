@@ -1,8 +1,8 @@
-//! A node's identity: an ML-DSA-87 key that is made in the node's own volume and never leaves it, and the note of
-//! which chain it has voted in.
+//! A node's identity: an ML-DSA-87 key that is made in the node's own volume and never leaves it,
+//! and the note of which chain it has voted in.
 //!
-//! The rule: key and votes belong together. A key that has voted and finds no votes beside it might sign what
-//! contradicts them; such a node refuses to start and says what is missing.
+//! The rule: key and votes belong together. A key that has voted and finds no votes beside it might
+//! sign what contradicts them; such a node refuses to start and says what is missing.
 
 use anyhow::{Context, bail};
 use cretoai_consensus::Hash;
@@ -27,7 +27,8 @@ impl Identity {
     /// Reads the key in `folder`, or makes one there on the first start.
     ///
     /// # Errors
-    /// When there is a key that cannot be read, or none can be written; when a chain was noted but the key is gone.
+    /// When there is a key that cannot be read, or none can be written; when a chain was noted but
+    /// the key is gone.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(KEY_FILE);
         let key = match SecretKey::load(&path) {
@@ -58,15 +59,18 @@ impl Identity {
         let path = folder.join(KEY_FILE);
         let key = match SecretKey::load(&path) {
             Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                bail!("there is no identity in {} yet; the first `cretoai-node run` makes one", folder.display())
+                bail!(
+                    "there is no identity in {} yet; the first `cretoai-node run` makes one",
+                    folder.display()
+                )
             }
             loaded => loaded?,
         };
         Ok(Self { key, folder: folder.to_owned() })
     }
 
-    /// Compares the chain noted beside the key with the one in the database, and notes the latter if nothing is noted
-    /// yet. Called before the first vote.
+    /// Compares the chain noted beside the key with the one in the database, and notes the latter
+    /// if nothing is noted yet. Called before the first vote.
     ///
     /// # Errors
     /// When the database is gone or holds another chain than the key has voted in.
@@ -93,7 +97,8 @@ fn read_chain(folder: &Path) -> anyhow::Result<Option<Hash>> {
     let path = folder.join(CHAIN_FILE);
     match fs::read_to_string(&path) {
         Ok(text) => {
-            let chain = text.trim().parse().with_context(|| format!("{} is damaged", path.display()))?;
+            let chain =
+                text.trim().parse().with_context(|| format!("{} is damaged", path.display()))?;
             Ok(Some(chain))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

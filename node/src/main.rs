@@ -12,7 +12,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The error and its causes, each said once: many of ours repeat their cause within their own sentence.
+/// The error and its causes, each said once: many of ours repeat their cause within their own
+/// sentence.
 fn described(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
         told if told.is_empty() => cause,

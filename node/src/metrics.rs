@@ -1,11 +1,14 @@
 //! What a node counts, under the names of the specification.
 //!
-//! The rule: no label that an outsider can grow. Peers are members (at most 31 at a time, ids given by the admin);
-//! reasons, types and classes are fixed words.
+//! The rule: no label that an outsider can grow. Peers are members (at most 31 at a time, ids given
+//! by the admin); reasons, types and classes are fixed words.
 
 use crate::{http::front::VERSION, transport::is_guest};
 use cretoai_consensus::{NodeId, engine::Sizes};
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
 
 /// All counters of a node. Their fields are public: whoever sees the event counts it.
 pub struct Metrics {
@@ -64,14 +67,20 @@ pub struct Metrics {
     resident_memory: IntGauge,
 }
 
-/// Why a metric could not be set up: a name that is there twice or malformed, which only a change of this file can cause.
+/// Why a metric could not be set up: a name that is there twice or malformed, which only a change
+/// of this file can cause.
 pub type MetricsError = prometheus::Error;
 
 /// Finality and round trips: 1 ms to 10 s, fine around the bars of 50, 250 and 500 ms.
-const SECONDS: &[f64] =
-    &[0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0];
+const SECONDS: &[f64] = &[
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25,
+    0.35, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0,
+];
 /// One fsync: 100 us to 1 s, fine around the bar of 10 ms.
-const WRITE_SECONDS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0];
+const WRITE_SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1,
+    0.25, 1.0,
+];
 
 impl Metrics {
     /// A registry with everything at zero.
@@ -81,37 +90,143 @@ impl Metrics {
     pub fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let r = &registry;
-        let build = labelled_gauge(r, "cretoai_build_info", "1, with the version of this node", &["version"])?;
+        let build = labelled_gauge(
+            r,
+            "cretoai_build_info",
+            "1, with the version of this node",
+            &["version"],
+        )?;
         build.with_label_values(&[VERSION]).set(1);
         Ok(Self {
-            vertices_finalized: counter(r, "cretoai_vertices_finalized_total", "Vertices that a decision ordered")?,
-            vertices_stored: counter(r, "cretoai_vertices_stored_total", "Vertices written to the database")?,
-            vertices_read: counter(r, "cretoai_vertices_read_total", "Vertices read from the database")?,
-            finality_time: histogram(r, "cretoai_finality_time_seconds", "From a payload's arrival to its outcome", SECONDS)?,
-            byzantine_violations: labelled(r, "cretoai_byzantine_violations_total", "Proven violations", &["node_id", "type"])?,
-            quic_connections: gauge(r, "cretoai_quic_connections", "QUIC connections to and from members")?,
-            refused_connections: labelled(r, "cretoai_refused_connections_total", "Connections refused", &["port", "reason"])?,
+            vertices_finalized: counter(
+                r,
+                "cretoai_vertices_finalized_total",
+                "Vertices that a decision ordered",
+            )?,
+            vertices_stored: counter(
+                r,
+                "cretoai_vertices_stored_total",
+                "Vertices written to the database",
+            )?,
+            vertices_read: counter(
+                r,
+                "cretoai_vertices_read_total",
+                "Vertices read from the database",
+            )?,
+            finality_time: histogram(
+                r,
+                "cretoai_finality_time_seconds",
+                "From a payload's arrival to its outcome",
+                SECONDS,
+            )?,
+            byzantine_violations: labelled(
+                r,
+                "cretoai_byzantine_violations_total",
+                "Proven violations",
+                &["node_id", "type"],
+            )?,
+            quic_connections: gauge(
+                r,
+                "cretoai_quic_connections",
+                "QUIC connections to and from members",
+            )?,
+            refused_connections: labelled(
+                r,
+                "cretoai_refused_connections_total",
+                "Connections refused",
+                &["port", "reason"],
+            )?,
             sequence: gauge(r, "cretoai_sequence", "The newest executed sequence")?,
             epoch: gauge(r, "cretoai_epoch", "The epoch")?,
             view: gauge(r, "cretoai_view", "The view that was entered last")?,
-            view_active: gauge(r, "cretoai_view_active", "1 if the current view has begun, 0 while a change of the leader goes on")?,
+            view_active: gauge(
+                r,
+                "cretoai_view_active",
+                "1 if the current view has begun, 0 while a change of the leader goes on",
+            )?,
             view_changes: counter(r, "cretoai_view_changes_total", "Views that this node entered")?,
-            stable_sequence: gauge(r, "cretoai_stable_sequence", "The sequence of the stable checkpoint")?,
-            clock_offset_milliseconds: gauge(r, "cretoai_clock_offset_milliseconds", "This clock less the median of the members' clocks")?,
+            stable_sequence: gauge(
+                r,
+                "cretoai_stable_sequence",
+                "The sequence of the stable checkpoint",
+            )?,
+            clock_offset_milliseconds: gauge(
+                r,
+                "cretoai_clock_offset_milliseconds",
+                "This clock less the median of the members' clocks",
+            )?,
             sizes: SizeMetrics::new(r)?,
-            evidence: labelled(r, "cretoai_evidence_total", "Evidence in the chain that counted", &["node_id", "type"])?,
-            reputation: labelled_gauge(r, "cretoai_reputation", "10 without a violation, one less for each that is proven", &["node_id"])?,
-            quorum_participating: gauge(r, "cretoai_quorum_participating", "Members heard of lately, this node included")?,
-            rocksdb_write: histogram(r, "cretoai_rocksdb_write_seconds", "One fsynced batch", WRITE_SECONDS)?,
-            payloads_accepted: counter(r, "cretoai_payloads_accepted_total", "Payloads that the API took in")?,
-            payloads_finalized: counter(r, "cretoai_payloads_finalized_total", "Payloads taken in here that have an outcome")?,
-            payloads_refused: counter(r, "cretoai_payloads_refused_total", "Payloads that the API refused")?,
-            pending_payload_bytes: gauge(r, "cretoai_pending_payload_bytes", "Bytes taken in here and not yet final")?,
-            dropped_frames: labelled(r, "cretoai_dropped_frames_total", "Frames not sent: queue full or peer away", &["class"])?,
-            sent_bytes: labelled(r, "cretoai_sent_frame_bytes_total", "Bytes of frames given to QUIC", &["class"])?,
-            received_bytes: counter(r, "cretoai_received_frame_bytes_total", "Bytes of frames that came from members")?,
-            quic_rtt_microseconds: labelled_gauge(r, "cretoai_quic_rtt_microseconds", "Round-trip time to a member", &["peer"])?,
-            resident_memory: gauge(r, "process_resident_memory_bytes", "Resident memory of this process")?,
+            evidence: labelled(
+                r,
+                "cretoai_evidence_total",
+                "Evidence in the chain that counted",
+                &["node_id", "type"],
+            )?,
+            reputation: labelled_gauge(
+                r,
+                "cretoai_reputation",
+                "10 without a violation, one less for each that is proven",
+                &["node_id"],
+            )?,
+            quorum_participating: gauge(
+                r,
+                "cretoai_quorum_participating",
+                "Members heard of lately, this node included",
+            )?,
+            rocksdb_write: histogram(
+                r,
+                "cretoai_rocksdb_write_seconds",
+                "One fsynced batch",
+                WRITE_SECONDS,
+            )?,
+            payloads_accepted: counter(
+                r,
+                "cretoai_payloads_accepted_total",
+                "Payloads that the API took in",
+            )?,
+            payloads_finalized: counter(
+                r,
+                "cretoai_payloads_finalized_total",
+                "Payloads taken in here that have an outcome",
+            )?,
+            payloads_refused: counter(
+                r,
+                "cretoai_payloads_refused_total",
+                "Payloads that the API refused",
+            )?,
+            pending_payload_bytes: gauge(
+                r,
+                "cretoai_pending_payload_bytes",
+                "Bytes taken in here and not yet final",
+            )?,
+            dropped_frames: labelled(
+                r,
+                "cretoai_dropped_frames_total",
+                "Frames not sent: queue full or peer away",
+                &["class"],
+            )?,
+            sent_bytes: labelled(
+                r,
+                "cretoai_sent_frame_bytes_total",
+                "Bytes of frames given to QUIC",
+                &["class"],
+            )?,
+            received_bytes: counter(
+                r,
+                "cretoai_received_frame_bytes_total",
+                "Bytes of frames that came from members",
+            )?,
+            quic_rtt_microseconds: labelled_gauge(
+                r,
+                "cretoai_quic_rtt_microseconds",
+                "Round-trip time to a member",
+                &["peer"],
+            )?,
+            resident_memory: gauge(
+                r,
+                "process_resident_memory_bytes",
+                "Resident memory of this process",
+            )?,
             registry,
         })
     }
@@ -121,7 +236,8 @@ impl Metrics {
         self.refused_connections.with_label_values(&[port.label(), reason]).inc();
     }
 
-    /// Counts a rule that a peer broke. Not all of these are proven: a signature that does not verify is nobody's.
+    /// Counts a rule that a peer broke. Not all of these are proven: a signature that does not
+    /// verify is nobody's.
     pub fn violation(&self, node: NodeId, kind: &'static str) {
         self.byzantine_violations.with_label_values(&[&label(node), kind]).inc();
     }
@@ -163,32 +279,65 @@ pub struct SizeMetrics([IntGauge; 7]);
 
 impl SizeMetrics {
     fn new(registry: &Registry) -> Result<Self, MetricsError> {
-        let size = |name: &str, help: &str| gauge(registry, &format!("cretoai_engine_{name}"), help);
+        let size =
+            |name: &str, help: &str| gauge(registry, &format!("cretoai_engine_{name}"), help);
         Ok(Self([
-            size("pool_bytes", "Bytes of payloads that wait to be sealed; at most 16 MiB, more after an epoch's end")?,
-            size("undecided_vertices", "Undecided vertices; at most 256 per lane, and what a cut names")?,
-            size("other_vertices", "Vertices that wait for parents, or of named branches; at most 256 per lane, and what a cut names")?,
+            size(
+                "pool_bytes",
+                "Bytes of payloads that wait to be sealed; at most 16 MiB, more after an epoch's end",
+            )?,
+            size(
+                "undecided_vertices",
+                "Undecided vertices; at most 256 per lane, and what a cut names",
+            )?,
+            size(
+                "other_vertices",
+                "Vertices that wait for parents, or of named branches; at most 256 per lane, and what a cut names",
+            )?,
             size(
                 "recent_payloads",
                 "Executed payloads that are still valid; at most recent_payloads of the genesis, and those of lanes that went",
             )?,
-            size("waiting_items", "Evidence and reconfigurations that wait to be sealed; at most 64")?,
-            size("learnt_records", "Records that wait for their data while catching up; at most 64")?,
+            size(
+                "waiting_items",
+                "Evidence and reconfigurations that wait to be sealed; at most 64",
+            )?,
+            size(
+                "learnt_records",
+                "Records that wait for their data while catching up; at most 64",
+            )?,
             size("votes", "Votes of the next two sequences; at most 6 n")?,
         ]))
     }
 
     /// Shows what an engine holds.
     pub fn show(&self, sizes: &Sizes) {
-        let Sizes { pool_bytes, undecided_vertices, other_vertices, recent_payloads, waiting_items, learnt_records, votes } = *sizes;
-        let values = [pool_bytes, undecided_vertices, other_vertices, recent_payloads, waiting_items, learnt_records, votes];
+        let Sizes {
+            pool_bytes,
+            undecided_vertices,
+            other_vertices,
+            recent_payloads,
+            waiting_items,
+            learnt_records,
+            votes,
+        } = *sizes;
+        let values = [
+            pool_bytes,
+            undecided_vertices,
+            other_vertices,
+            recent_payloads,
+            waiting_items,
+            learnt_records,
+            votes,
+        ];
         for (gauge, value) in self.0.iter().zip(values) {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
     }
 }
 
-/// The ports that refuse connections, by their numbers in the documentation (whatever the configuration says).
+/// The ports that refuse connections, by their numbers in the documentation (whatever the
+/// configuration says).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
     /// 9000: operator and gateway.
@@ -218,7 +367,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Me
     Ok(metric)
 }
 
-fn labelled(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
+fn labelled(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, MetricsError> {
     let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
@@ -230,13 +384,23 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, Metric
     Ok(metric)
 }
 
-fn labelled_gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
+fn labelled_gauge(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, MetricsError> {
     let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, MetricsError> {
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, MetricsError> {
     let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)

@@ -1,7 +1,9 @@
-//! Where a validator listens, as a multiaddr: `/ip4/A/udp/P/quic`, `/ip6/A/udp/P/quic`, `/dns/HOST/udp/P/quic` (also
-//! `dns4`, `dns6`, and `quic-v1`, which names the same QUIC version 1).
+//! Where a validator listens, as a multiaddr: `/ip4/A/udp/P/quic`, `/ip6/A/udp/P/quic`,
+//! `/dns/HOST/udp/P/quic` (also `dns4`, `dns6`, and `quic-v1`, which names the same QUIC version
+//! 1).
 //!
-//! The rule: an address says where to dial and never who answers; that is proven by the key in the handshake.
+//! The rule: an address says where to dial and never who answers; that is proven by the key in the
+//! handshake.
 
 use std::{
     fmt, io,
@@ -45,7 +47,9 @@ pub enum Family {
 
 /// A text that is not an address of a validator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}; write /ip4/10.0.0.1/udp/9001/quic, /ip6/fd00::1/udp/9001/quic or /dns/prod-0.prod-nodes/udp/9001/quic")]
+#[error(
+    "{0}; write /ip4/10.0.0.1/udp/9001/quic, /ip6/fd00::1/udp/9001/quic or /dns/prod-0.prod-nodes/udp/9001/quic"
+)]
 pub struct NotAnAddress(&'static str);
 
 impl FromStr for PeerAddress {
@@ -64,12 +68,20 @@ impl FromStr for PeerAddress {
             }
         };
         let host = match *kind {
-            "ip4" => host.parse::<Ipv4Addr>().map(|a| Host::Ip(a.into())).map_err(|_| NotAnAddress("the host is not an IPv4 address")),
-            "ip6" => host.parse::<Ipv6Addr>().map(|a| Host::Ip(a.into())).map_err(|_| NotAnAddress("the host is not an IPv6 address")),
+            "ip4" => host
+                .parse::<Ipv4Addr>()
+                .map(|a| Host::Ip(a.into()))
+                .map_err(|_| NotAnAddress("the host is not an IPv4 address")),
+            "ip6" => host
+                .parse::<Ipv6Addr>()
+                .map(|a| Host::Ip(a.into()))
+                .map_err(|_| NotAnAddress("the host is not an IPv6 address")),
             "dns" => name(Family::Any),
             "dns4" => name(Family::V4),
             "dns6" => name(Family::V6),
-            _ => Err(NotAnAddress("the address begins with neither /ip4, /ip6, /dns, /dns4 nor /dns6")),
+            _ => Err(NotAnAddress(
+                "the address begins with neither /ip4, /ip6, /dns, /dns4 nor /dns6",
+            )),
         }?;
         match port.parse::<u16>() {
             Ok(port) if port != 0 && !text.contains("/+") => Ok(Self { host, port }),
@@ -172,7 +184,8 @@ mod tests {
         let family = prop_oneof![Just(Family::Any), Just(Family::V4), Just(Family::V6)];
         let host = prop_oneof![
             any::<IpAddr>().prop_map(Host::Ip),
-            ("[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z0-9]{1,10}){0,3}", family).prop_map(|(name, family)| Host::Name { name, family }),
+            ("[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z0-9]{1,10}){0,3}", family)
+                .prop_map(|(name, family)| Host::Name { name, family }),
         ];
         (host, 1..=u16::MAX).prop_map(|(host, port)| PeerAddress { host, port })
     }

@@ -4,7 +4,8 @@
 //! 2. The ports: 9090, 9000 and 8080 (which answers 503).
 //! 3. The genesis, from the store or handed in at port 9000.
 //! 4. Transport and engine; clients are served.
-//! 5. SIGTERM or SIGINT: no new connections, requests at work finish, the engine flushes, the transport closes; all
+//! 5. SIGTERM or SIGINT: no new connections, requests at work finish, the engine flushes, the
+//!    transport closes; all
 //!    within five seconds.
 
 use crate::{
@@ -61,9 +62,15 @@ pub async fn run<R: Runtime>(config: Config, options: Options) -> anyhow::Result
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_until<R: Runtime>(config: Config, options: Options, stop: impl Future<Output = &'static str>) -> anyhow::Result<()> {
+pub async fn run_until<R: Runtime>(
+    config: Config,
+    options: Options,
+    stop: impl Future<Output = &'static str>,
+) -> anyhow::Result<()> {
     if cfg!(feature = "byzantine") {
-        tracing::error!("THIS BINARY CAN ATTACK ITS CLUSTER: it is built with the feature `byzantine`, for tests only");
+        tracing::error!(
+            "THIS BINARY CAN ATTACK ITS CLUSTER: it is built with the feature `byzantine`, for tests only"
+        );
         eprintln!("cretoai-node: THIS BINARY CAN ATTACK ITS CLUSTER; it is for tests only");
     }
     let identity = Identity::open(&config.crypto.key_path)?;
@@ -77,21 +84,49 @@ pub async fn run_until<R: Runtime>(config: Config, options: Options, stop: impl 
         tracing::warn!("CRETO_ADMIN_KEY is not set: the control port admits nobody");
     }
     let metrics = Arc::new(Metrics::new().context("setting up metrics")?);
-    let store = R::open(&config, &identity.key, Arc::clone(&metrics)).context("opening the store")?;
+    let store =
+        R::open(&config, &identity.key, Arc::clone(&metrics)).context("opening the store")?;
     identity.bind(store.chain_id())?;
     let birth: Arc<dyn Birth> = store.clone();
-    let front = Front::new(options.identification, identity.key.clone(), Arc::clone(&metrics), birth);
+    let front =
+        Front::new(options.identification, identity.key.clone(), Arc::clone(&metrics), birth);
 
-    let probes_port = Listening::bind(config.metrics_address(), "metrics.port", Port::Metrics, METRICS_CONNECTIONS).await?;
-    let control_port = Listening::bind(config.network.listen_addr, "network.listen_addr", Port::Control, CONTROL_CONNECTIONS).await?;
-    let client_port = Listening::bind(options.api_listen, "--api-listen", Port::Client, CLIENT_CONNECTIONS).await?;
+    let probes_port = Listening::bind(
+        config.metrics_address(),
+        "metrics.port",
+        Port::Metrics,
+        METRICS_CONNECTIONS,
+    )
+    .await?;
+    let control_port = Listening::bind(
+        config.network.listen_addr,
+        "network.listen_addr",
+        Port::Control,
+        CONTROL_CONNECTIONS,
+    )
+    .await?;
+    let client_port =
+        Listening::bind(options.api_listen, "--api-listen", Port::Client, CLIENT_CONNECTIONS)
+            .await?;
     let control_port = control_port.with_tls(control::tls(&front)?);
     let (close, closing) = watch::channel(false);
     let mut ports = JoinSet::new();
-    ports.spawn(probes_port.serve(probes::router(Arc::clone(&front), &config.metrics), Arc::clone(&metrics), closing.clone()));
-    ports.spawn(control_port.serve(control::router(Arc::clone(&front)), Arc::clone(&metrics), closing.clone()));
+    ports.spawn(probes_port.serve(
+        probes::router(Arc::clone(&front), &config.metrics),
+        Arc::clone(&metrics),
+        closing.clone(),
+    ));
+    ports.spawn(control_port.serve(
+        control::router(Arc::clone(&front)),
+        Arc::clone(&metrics),
+        closing.clone(),
+    ));
     let wait_ms = config.consensus.finality_timeout_ms.saturating_mul(10);
-    ports.spawn(client_port.serve(client_api::router(Arc::clone(&front), wait_ms), Arc::clone(&metrics), closing));
+    ports.spawn(client_port.serve(
+        client_api::router(Arc::clone(&front), wait_ms),
+        Arc::clone(&metrics),
+        closing,
+    ));
     tracing::info!(
         control = %config.network.listen_addr, quic = %config.quic_address(), metrics = %config.metrics_address(), clients = %options.api_listen,
         waiting_for_genesis = store.chain_id().is_none(),
@@ -103,7 +138,9 @@ pub async fn run_until<R: Runtime>(config: Config, options: Options, stop: impl 
         front.genesis_arrived().await;
         let genesis = store.genesis().context("the store lost the genesis that it accepted")?;
         identity.bind(store.chain_id())?;
-        R::start(&config, &identity.key, genesis, Arc::clone(&store), Arc::clone(&metrics)).await.context("starting the ledger")
+        R::start(&config, &identity.key, genesis, Arc::clone(&store), Arc::clone(&metrics))
+            .await
+            .context("starting the ledger")
     };
     let node = tokio::select! {
         node = born => Some(node?),
@@ -123,7 +160,10 @@ pub async fn run_until<R: Runtime>(config: Config, options: Options, stop: impl 
     if let Some(node) = node
         && tokio::time::timeout(STOP_LIMIT, R::stop(node)).await.is_err()
     {
-        tracing::warn!("the ledger took more than {} s to stop and is cut off; it recovers from what is durable", STOP_LIMIT.as_secs());
+        tracing::warn!(
+            "the ledger took more than {} s to stop and is cut off; it recovers from what is durable",
+            STOP_LIMIT.as_secs()
+        );
     }
     tracing::info!("stopped");
     Ok(())

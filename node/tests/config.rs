@@ -50,21 +50,39 @@ fn what_this_node_does_not_offer_is_refused_with_the_reason() {
     for (text, words) in [
         ("[consensus]\nalgorithm = 'raft'", ["consensus.algorithm", "\"raft\"", "\"bft\""]),
         ("[storage]\nbackend = 'sled'", ["storage.backend", "\"sled\"", "\"rocksdb\""]),
-        ("[crypto]\nsignature_algorithm = 'ed25519'", ["crypto.signature_algorithm", "\"ed25519\"", "\"ml-dsa-87\""]),
-        ("[crypto]\nhash_algorithm = 'sha256'", ["crypto.hash_algorithm", "\"sha256\"", "\"blake3\""]),
+        (
+            "[crypto]\nsignature_algorithm = 'ed25519'",
+            ["crypto.signature_algorithm", "\"ed25519\"", "\"ml-dsa-87\""],
+        ),
+        (
+            "[crypto]\nhash_algorithm = 'sha256'",
+            ["crypto.hash_algorithm", "\"sha256\"", "\"blake3\""],
+        ),
         ("[node]\nlog_level = 'loud'", ["node.log_level", "\"loud\"", "\"info\""]),
         ("[node]\ndata_dir = 7", ["node.data_dir", "7", "double quotes"]),
         ("[node]\ndata_dir = ''", ["node.data_dir", "\"\"", "folder"]),
         ("[consensus]\nquorum_threshold = 0.5", ["consensus.quorum_threshold", "0.5", "above 0.5"]),
         ("[consensus]\nquorum_threshold = nan", ["consensus.quorum_threshold", "nan", "above 0.5"]),
-        ("[consensus]\nfinality_timeout_ms = 1", ["consensus.finality_timeout_ms", "1", "50 to 60000"]),
-        ("[consensus]\nmax_pending_vertices = -1", ["consensus.max_pending_vertices", "-1", "32 to 1000000"]),
-        ("[network]\nlisten_addr = 'localhost'", ["network.listen_addr", "\"localhost\"", "0.0.0.0:9000"]),
+        (
+            "[consensus]\nfinality_timeout_ms = 1",
+            ["consensus.finality_timeout_ms", "1", "50 to 60000"],
+        ),
+        (
+            "[consensus]\nmax_pending_vertices = -1",
+            ["consensus.max_pending_vertices", "-1", "32 to 1000000"],
+        ),
+        (
+            "[network]\nlisten_addr = 'localhost'",
+            ["network.listen_addr", "\"localhost\"", "0.0.0.0:9000"],
+        ),
         ("[network]\nquic_port = 0", ["network.quic_port", "0", "1 to 65535"]),
         ("[network]\nquic_port = 65536", ["network.quic_port", "65536", "1 to 65535"]),
         ("[network]\nbootstrap_peers = 'x'", ["network.bootstrap_peers", "\"x\"", "list"]),
         ("[network]\nbootstrap_peers = [1]", ["network.bootstrap_peers", "1", "double quotes"]),
-        ("[network]\nbootstrap_peers = ['/ip4/1/udp/1/quic']", ["network.bootstrap_peers", "/ip4/1/udp/1/quic", "IPv4"]),
+        (
+            "[network]\nbootstrap_peers = ['/ip4/1/udp/1/quic']",
+            ["network.bootstrap_peers", "/ip4/1/udp/1/quic", "IPv4"],
+        ),
         ("[storage]\ncache_size_mb = 1", ["storage.cache_size_mb", "1", "8 to"]),
         ("[metrics]\nenabled = 'yes'", ["metrics.enabled", "\"yes\"", "true or false"]),
         ("[metrics]\nendpoint = '/ready'", ["metrics.endpoint", "\"/ready\"", "taken"]),
@@ -83,7 +101,10 @@ fn what_this_node_does_not_offer_is_refused_with_the_reason() {
 #[test]
 fn unknown_keys_and_sections_are_refused_with_the_known_ones() {
     let error = refused("[consensus]\nquorum_treshold = 0.67");
-    assert!(error.contains("consensus.quorum_treshold") && error.contains("quorum_threshold"), "{error}");
+    assert!(
+        error.contains("consensus.quorum_treshold") && error.contains("quorum_threshold"),
+        "{error}"
+    );
     let error = refused("[backup]\nx = 1");
     assert!(error.contains("`backup`") && error.contains("[storage]"), "{error}");
     assert!(refused("id = 'x'").contains("`id`"));
@@ -95,11 +116,19 @@ fn unknown_keys_and_sections_are_refused_with_the_known_ones() {
 fn the_threshold_must_give_the_quorum_of_the_genesis() {
     let config = parse("").unwrap();
     for n in (1..=31).filter(|n| *n != 2) {
-        config.check_quorum(Quorum::new(n, FaultModel::Byzantine), FaultModel::Byzantine).unwrap_or_else(|e| panic!("{n}: {e}"));
+        config
+            .check_quorum(Quorum::new(n, FaultModel::Byzantine), FaultModel::Byzantine)
+            .unwrap_or_else(|e| panic!("{n}: {e}"));
     }
     let majority = parse("[consensus]\nquorum_threshold = 0.51").unwrap();
-    let error = majority.check_quorum(Quorum::new(7, FaultModel::Byzantine), FaultModel::Byzantine).unwrap_err().to_string();
-    assert!(error.contains("consensus.quorum_threshold = 0.51") && error.contains("quorum is 5"), "{error}");
+    let error = majority
+        .check_quorum(Quorum::new(7, FaultModel::Byzantine), FaultModel::Byzantine)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("consensus.quorum_threshold = 0.51") && error.contains("quorum is 5"),
+        "{error}"
+    );
     majority.check_quorum(Quorum::new(3, FaultModel::Crash), FaultModel::Crash).unwrap();
     // What the message tells to write is right.
     for n in (1..=31).filter(|n| *n != 2) {
@@ -109,8 +138,14 @@ fn the_threshold_must_give_the_quorum_of_the_genesis() {
             if let Err(error) = config.check_quorum(quorum, FaultModel::Byzantine) {
                 let told = error.to_string();
                 let told = told.rsplit("write ").next().unwrap();
-                let config = parse(&format!("[consensus]\nquorum_threshold = {}", if told == "1" { "1.0" } else { told })).unwrap();
-                config.check_quorum(quorum, FaultModel::Byzantine).unwrap_or_else(|e| panic!("{n}: told {told}: {e}"));
+                let config = parse(&format!(
+                    "[consensus]\nquorum_threshold = {}",
+                    if told == "1" { "1.0" } else { told }
+                ))
+                .unwrap();
+                config
+                    .check_quorum(quorum, FaultModel::Byzantine)
+                    .unwrap_or_else(|e| panic!("{n}: told {told}: {e}"));
             }
         }
     }

@@ -1,10 +1,11 @@
-//! The three HTTP ports over real sockets, with a ledger that does what it is told: each status, and who stays out.
+//! The three HTTP ports over real sockets, with a ledger that does what it is told: each status,
+//! and who stays out.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cretoai_consensus::{
-    Change, Epoch, FaultModel, Genesis, GenesisMember, Hash, NodeId, Outcome, Parameters, Payload, PublicKey, Ready, Reconfig, Sequence,
-    SignedGenesis, SignedReconfig, Verifier,
+    Change, Epoch, FaultModel, Genesis, GenesisMember, Hash, NodeId, Outcome, Parameters, Payload,
+    PublicKey, Ready, Reconfig, Sequence, SignedGenesis, SignedReconfig, Verifier,
 };
 use cretoai_control::{
     api::{Accused, EvidenceItem, EvidenceList, NodeStatus, Role},
@@ -81,7 +82,9 @@ impl Ledger for Fake {
         let (sender, outcome) = oneshot::channel();
         match *self.answer.lock().unwrap() {
             Answer::Execute => sender.send(place(Outcome::Executed)).unwrap(),
-            Answer::Duplicate => sender.send(place(Outcome::Duplicate { executed_at: Sequence(5) })).unwrap(),
+            Answer::Duplicate => {
+                sender.send(place(Outcome::Duplicate { executed_at: Sequence(5) })).unwrap()
+            }
             Answer::Never => self.waiting.lock().unwrap().push(sender),
             Answer::GiveUp => drop(sender),
             Answer::Full => return Err(SubmitError::Full { retry_after_ms: 1_500 }),
@@ -94,7 +97,11 @@ impl Ledger for Fake {
         let taken = self.taken.lock().unwrap();
         let waits = matches!(*self.answer.lock().unwrap(), Answer::Never);
         Ok(taken.get(id).map(|payload| {
-            if waits { Lookup::Pending } else { Lookup::Final { place: place(Outcome::Executed), payload: payload.clone() } }
+            if waits {
+                Lookup::Pending
+            } else {
+                Lookup::Final { place: place(Outcome::Executed), payload: payload.clone() }
+            }
         }))
     }
 
@@ -113,11 +120,20 @@ impl Ledger for Fake {
         };
         let items: Vec<EvidenceItem> = (first..EVIDENCE).take(count).map(item).collect();
         let end = first + items.len();
-        Ok(EvidenceList { chain_id: CHAIN.to_string(), total: EVIDENCE as u64, items, next: (end < EVIDENCE).then_some(end as u64) })
+        Ok(EvidenceList {
+            chain_id: CHAIN.to_string(),
+            total: EVIDENCE as u64,
+            items,
+            next: (end < EVIDENCE).then_some(end as u64),
+        })
     }
 
     fn reconfigure(&self, order: SignedReconfig) -> Result<(), String> {
-        if order.reconfig.epoch == Epoch(0) { Ok(()) } else { Err("it is not of this epoch, or too late".into()) }
+        if order.reconfig.epoch == Epoch(0) {
+            Ok(())
+        } else {
+            Err("it is not of this epoch, or too late".into())
+        }
     }
 
     fn knows(&self) -> Result<(Epoch, Ready), String> {
@@ -210,15 +226,37 @@ async fn ports(ledger: Option<Arc<Fake>>) -> Ports {
     let any = "127.0.0.1:0".parse().unwrap();
     let (close, closing) = watch::channel(false);
     let clients = Listening::bind(any, "--api-listen", Port::Client, 64).await.unwrap();
-    let controls = Listening::bind(any, "network.listen_addr", Port::Control, 8).await.unwrap().with_tls(control::tls(&front).unwrap());
+    let controls = Listening::bind(any, "network.listen_addr", Port::Control, 8)
+        .await
+        .unwrap()
+        .with_tls(control::tls(&front).unwrap());
     let probe = Listening::bind(any, "metrics.port", Port::Metrics, 8).await.unwrap();
-    let addresses = [clients.local_addr().unwrap(), controls.local_addr().unwrap(), probe.local_addr().unwrap()];
+    let addresses = [
+        clients.local_addr().unwrap(),
+        controls.local_addr().unwrap(),
+        probe.local_addr().unwrap(),
+    ];
     let served = vec![
-        tokio::spawn(clients.serve(client_api::router(front.clone(), 300), metrics.clone(), closing.clone())),
-        tokio::spawn(controls.serve(control::router(front.clone()), metrics.clone(), closing.clone())),
+        tokio::spawn(clients.serve(
+            client_api::router(front.clone(), 300),
+            metrics.clone(),
+            closing.clone(),
+        )),
+        tokio::spawn(controls.serve(
+            control::router(front.clone()),
+            metrics.clone(),
+            closing.clone(),
+        )),
         tokio::spawn(probe.serve(probes::router(front.clone(), &config.metrics), metrics, closing)),
     ];
-    Ports { front, clients: addresses[0], control: addresses[1], probes: addresses[2], close, served }
+    Ports {
+        front,
+        clients: addresses[0],
+        control: addresses[1],
+        probes: addresses[2],
+        close,
+        served,
+    }
 }
 
 struct Answered {
@@ -229,11 +267,13 @@ struct Answered {
 
 impl Answered {
     fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 
     fn header(&self, name: &str) -> Option<String> {
-        let line = self.head.lines().find(|line| line.to_lowercase().starts_with(&format!("{name}:")))?;
+        let line =
+            self.head.lines().find(|line| line.to_lowercase().starts_with(&format!("{name}:")))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     }
 
@@ -253,7 +293,10 @@ async fn raw(to: SocketAddr, bytes: &[u8], half_close: bool) -> Answered {
         stream.shutdown().await.unwrap();
     }
     let mut answer = vec![];
-    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("no answer within 10 s").unwrap();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer))
+        .await
+        .expect("no answer within 10 s")
+        .unwrap();
     let split = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(answer.len());
     let head = String::from_utf8_lossy(&answer[..split]).into_owned();
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
@@ -261,12 +304,20 @@ async fn raw(to: SocketAddr, bytes: &[u8], half_close: bool) -> Answered {
 }
 
 async fn post(to: SocketAddr, path: &str, headers: &str, body: &[u8]) -> Answered {
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
+        body.len()
+    );
     raw(to, &[head.as_bytes(), body].concat(), false).await
 }
 
 async fn get(to: SocketAddr, path: &str, headers: &str) -> Answered {
-    raw(to, format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").as_bytes(), false).await
+    raw(
+        to,
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").as_bytes(),
+        false,
+    )
+    .await
 }
 
 const OCTETS: &str = "Content-Type: application/octet-stream\r\n";
@@ -278,8 +329,14 @@ async fn a_payload_is_final_duplicate_pending_or_given_up() {
     let answer = post(ports.clients, "/v1/payloads", OCTETS, b"hello").await;
     let json = answer.json();
     assert_eq!(answer.status, 200, "{json}");
-    assert_eq!((json["status"].as_str(), json["outcome"].as_str()), (Some("final"), Some("executed")));
-    assert_eq!((json["sequence"].as_u64(), json["index"].as_u64(), json["timeMs"].as_u64()), (Some(7), Some(2), Some(1_234)));
+    assert_eq!(
+        (json["status"].as_str(), json["outcome"].as_str()),
+        (Some("final"), Some("executed"))
+    );
+    assert_eq!(
+        (json["sequence"].as_u64(), json["index"].as_u64(), json["timeMs"].as_u64()),
+        (Some(7), Some(2), Some(1_234))
+    );
     assert_eq!(json["chainHash"], Hash([9; 32]).to_string());
     assert!(json["latencyMs"].as_f64().unwrap() < 300.0);
     let valid_until = json["validUntil"].as_u64().unwrap();
@@ -291,18 +348,27 @@ async fn a_payload_is_final_duplicate_pending_or_given_up() {
     let headers = format!("{OCTETS}Idempotency-Key: {named}\r\nValid-Until: {valid_until}\r\n");
     let again = post(ports.clients, "/v1/payloads", &headers, b"hello").await.json();
     assert_eq!(again["id"], json["id"], "the same bytes are the same payload");
-    assert_eq!((again["outcome"].as_str(), again["executedAt"].as_u64()), (Some("duplicate"), Some(5)));
+    assert_eq!(
+        (again["outcome"].as_str(), again["executedAt"].as_u64()),
+        (Some("duplicate"), Some(5))
+    );
 
     ledger.answers(Answer::Never);
     for path in ["/v1/payloads", "/v1/payloads?wait=0"] {
         let pending = post(ports.clients, path, OCTETS, b"later").await;
         assert_eq!((pending.status, pending.json()["status"].as_str()), (202, Some("pending")));
-        assert!(pending.json()["idempotencyKey"].is_string() && pending.json()["validUntil"].is_u64());
+        assert!(
+            pending.json()["idempotencyKey"].is_string() && pending.json()["validUntil"].is_u64()
+        );
     }
     ledger.answers(Answer::GiveUp);
-    let (status, code, message) = post(ports.clients, "/v1/payloads", OCTETS, b"lost").await.error();
+    let (status, code, message) =
+        post(ports.clients, "/v1/payloads", OCTETS, b"lost").await.error();
     assert_eq!((status, code.as_str()), (503, "not_kept"));
-    assert!(message.contains("Idempotency-Key: ") && message.contains("Valid-Until: "), "{message}");
+    assert!(
+        message.contains("Idempotency-Key: ") && message.contains("Valid-Until: "),
+        "{message}"
+    );
     assert_eq!(ports.front.metrics.payloads_accepted.get(), 5);
     assert_eq!(ports.front.metrics.payloads_refused.get(), 1);
 }
@@ -319,26 +385,48 @@ async fn bad_payloads_are_refused_each_with_its_status_and_nothing_is_taken_in()
     };
     expect(OCTETS, b"", 400, "empty", "at least 1 byte").await;
     expect("", b"x", 415, "content_type", "application/octet-stream").await;
-    expect("Content-Type: application/json\r\n", b"{}", 415, "content_type", "application/json").await;
+    expect("Content-Type: application/json\r\n", b"{}", 415, "content_type", "application/json")
+        .await;
     expect(OCTETS, &vec![0; 128 * 1024 + 1], 413, "too_large", "131072").await;
     expect(OCTETS, &vec![0; 3 << 20], 413, "too_large", "131072").await;
     let now = now_ms();
-    expect(&format!("{OCTETS}Idempotency-Key: {}\r\n", "0".repeat(32)), b"x", 400, "bad_header", "Valid-Until: ").await;
-    expect(&format!("{OCTETS}Idempotency-Key: zz\r\nValid-Until: {}\r\n", now + 9_000), b"x", 400, "bad_header", "zz").await;
+    expect(
+        &format!("{OCTETS}Idempotency-Key: {}\r\n", "0".repeat(32)),
+        b"x",
+        400,
+        "bad_header",
+        "Valid-Until: ",
+    )
+    .await;
+    expect(
+        &format!("{OCTETS}Idempotency-Key: zz\r\nValid-Until: {}\r\n", now + 9_000),
+        b"x",
+        400,
+        "bad_header",
+        "zz",
+    )
+    .await;
     expect(&format!("{OCTETS}Valid-Until: soon\r\n"), b"x", 400, "bad_header", "soon").await;
-    expect(&format!("{OCTETS}Valid-Until: {}\r\n", now - 1), b"x", 400, "bad_header", "passed").await;
-    expect(&format!("{OCTETS}Valid-Until: {}\r\n", now + 60_000), b"x", 400, "bad_header", "45 s").await;
+    expect(&format!("{OCTETS}Valid-Until: {}\r\n", now - 1), b"x", 400, "bad_header", "passed")
+        .await;
+    expect(&format!("{OCTETS}Valid-Until: {}\r\n", now + 60_000), b"x", 400, "bad_header", "45 s")
+        .await;
     for wait in ["-1", "60001", "x", ""] {
-        let (status, code, _) = post(to, &format!("/v1/payloads?wait={wait}"), OCTETS, b"x").await.error();
+        let (status, code, _) =
+            post(to, &format!("/v1/payloads?wait={wait}"), OCTETS, b"x").await.error();
         assert_eq!((status, code.as_str()), (400, "bad_parameter"));
     }
     // Chunked, so that the length is not announced.
-    let chunk =
-        format!("POST /v1/payloads HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n{OCTETS}\r\n20001\r\n");
-    let answer = raw(to, &[chunk.as_bytes(), &vec![0; 0x20001], b"\r\n0\r\n\r\n"].concat(), false).await;
+    let chunk = format!(
+        "POST /v1/payloads HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n{OCTETS}\r\n20001\r\n"
+    );
+    let answer =
+        raw(to, &[chunk.as_bytes(), &vec![0; 0x20001], b"\r\n0\r\n\r\n"].concat(), false).await;
     assert_eq!(answer.error().0, 413);
     // Half a body, then the client goes away.
-    let head = format!("POST /v1/payloads HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n{OCTETS}\r\nhalf");
+    let head = format!(
+        "POST /v1/payloads HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n{OCTETS}\r\nhalf"
+    );
     let answer = raw(to, head.as_bytes(), true).await;
     assert!(answer.status == 400 || answer.head.is_empty(), "{}", answer.head);
     assert!(ledger.taken.lock().unwrap().is_empty(), "a refused payload was taken in");
@@ -357,18 +445,29 @@ async fn a_payload_is_read_back_as_bytes_or_json() {
     let ledger = Arc::new(Fake::default());
     let ports = ports(Some(ledger.clone())).await;
     let data: Vec<u8> = (0..=255).collect();
-    let id = post(ports.clients, "/v1/payloads", OCTETS, &data).await.json()["id"].as_str().unwrap().to_owned();
+    let id = post(ports.clients, "/v1/payloads", OCTETS, &data).await.json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let bytes = get(ports.clients, &format!("/v1/payloads/{id}"), "").await;
     assert_eq!((bytes.status, &bytes.body), (200, &data));
     assert_eq!(bytes.header("content-type").as_deref(), Some("application/octet-stream"));
-    assert_eq!((bytes.header("x-creto-sequence").as_deref(), bytes.header("x-creto-index").as_deref()), (Some("7"), Some("2")));
+    assert_eq!(
+        (bytes.header("x-creto-sequence").as_deref(), bytes.header("x-creto-index").as_deref()),
+        (Some("7"), Some("2"))
+    );
     assert_eq!(bytes.header("x-creto-chain-hash").unwrap(), Hash([9; 32]).to_string());
-    let json = get(ports.clients, &format!("/v1/payloads/{id}"), "Accept: application/json\r\n").await.json();
+    let json = get(ports.clients, &format!("/v1/payloads/{id}"), "Accept: application/json\r\n")
+        .await
+        .json();
     assert_eq!((json["status"].as_str(), json["sequence"].as_u64()), (Some("final"), Some(7)));
     assert_eq!(cretoai_control::api::decode_base64(json["data"].as_str().unwrap()).unwrap(), data);
     ledger.answers(Answer::Never);
     assert_eq!(get(ports.clients, &format!("/v1/payloads/{id}"), "").await.status, 202);
-    assert_eq!(get(ports.clients, &format!("/v1/payloads/{}", "0".repeat(64)), "").await.error().0, 404);
+    assert_eq!(
+        get(ports.clients, &format!("/v1/payloads/{}", "0".repeat(64)), "").await.error().0,
+        404
+    );
     assert_eq!(get(ports.clients, "/v1/payloads/abc", "").await.error().0, 400);
     assert_eq!(get(ports.clients, "/v2", "").await.error().0, 404);
     assert_eq!(get(ports.clients, "/v1/payloads", "").await.error().0, 405);
@@ -380,12 +479,18 @@ async fn evidence_is_listed_in_pages_and_handed_out_one_by_one() {
     let ports = ports(Some(Arc::new(Fake::default()))).await;
     let first = get(ports.clients, "/v1/evidence", "").await.json();
     assert_eq!((first["total"].as_u64(), first["next"].as_u64()), (Some(70), Some(64)));
-    assert_eq!((first["items"].as_array().unwrap().len(), &first["chainId"]), (64, &Value::from(CHAIN.to_string())));
+    assert_eq!(
+        (first["items"].as_array().unwrap().len(), &first["chainId"]),
+        (64, &Value::from(CHAIN.to_string()))
+    );
     let second = get(ports.clients, "/v1/evidence?from=64", "").await.json();
     assert_eq!((second["items"].as_array().unwrap().len(), second["next"].as_u64()), (6, None));
     let one = get(ports.clients, "/v1/evidence/64", "").await;
     assert_eq!((one.status, &one.json()), (200, &second["items"][0]));
-    assert_eq!((one.json()["accused"]["name"].as_str(), one.json()["height"].as_u64()), (Some("prod-2"), Some(9)));
+    assert_eq!(
+        (one.json()["accused"]["name"].as_str(), one.json()["height"].as_u64()),
+        (Some("prod-2"), Some(9))
+    );
     assert!(one.json().get("view").is_none());
     let (status, code, message) = get(ports.clients, "/v1/evidence/70", "").await.error();
     assert_eq!((status, code.as_str()), (404, "unknown_evidence"), "{message}");
@@ -399,15 +504,26 @@ async fn probes_tell_life_from_readiness() {
     let ports = ports(Some(ledger.clone())).await;
     assert_eq!(get(ports.probes, "/health", "").await.status, 200);
     let waiting = get(ports.probes, "/ready", "").await;
-    assert_eq!((waiting.status, String::from_utf8_lossy(&waiting.body).trim()), (503, "hears 1 of 4 validators"));
+    assert_eq!(
+        (waiting.status, String::from_utf8_lossy(&waiting.body).trim()),
+        (503, "hears 1 of 4 validators")
+    );
     ledger.ready.store(true, Ordering::Relaxed);
     assert_eq!(get(ports.probes, "/ready", "").await.status, 200);
     let metrics = get(ports.probes, "/metrics", "").await;
-    assert!(metrics.status == 200 && String::from_utf8_lossy(&metrics.body).contains("cretoai_sequence"));
+    assert!(
+        metrics.status == 200
+            && String::from_utf8_lossy(&metrics.body).contains("cretoai_sequence")
+    );
     assert_eq!(get(ports.probes, "/v1/status", "").await.status, 404);
 }
 
-fn genesis(admin: &SecretKey, cluster: &str, members: &[(&str, &SecretKey)], created_ms: u64) -> SignedGenesis {
+fn genesis(
+    admin: &SecretKey,
+    cluster: &str,
+    members: &[(&str, &SecretKey)],
+    created_ms: u64,
+) -> SignedGenesis {
     let members = members
         .iter()
         .map(|(name, key)| GenesisMember {
@@ -436,7 +552,10 @@ async fn a_node_is_attested_and_takes_one_genesis_and_never_another() {
     let client = ControlClient::new(&admin).unwrap();
     let (public, attestation) = client.attest(ports.control, &[4; 32]).await.unwrap();
     assert_eq!(public, *node.public_key());
-    assert_eq!((attestation.pod_name.as_str(), attestation.pod_uid.as_str(), attestation.chain_id), ("prod-0", "uid-0", None));
+    assert_eq!(
+        (attestation.pod_name.as_str(), attestation.pod_uid.as_str(), attestation.chain_id),
+        ("prod-0", "uid-0", None)
+    );
     let status = client.status(ports.control, &public).await.unwrap();
     assert_eq!((status.role, status.ready), (Role::Waiting, false));
     let unborn = post(ports.clients, "/v1/payloads", OCTETS, b"x").await;
@@ -456,11 +575,26 @@ async fn a_node_is_attested_and_takes_one_genesis_and_never_another() {
         other => panic!("{code}: {other:?}"),
     };
     let other = key(201);
-    refuse(&genesis(&other, "cluster", &[("prod-0", &node)], 1), 403, "other_admin", &other.public_key().fingerprint().to_string()).await;
-    refuse(&genesis(&admin, "clustr", &[("prod-0", &node)], 1), 409, "other_cluster", "clustr").await;
-    refuse(&genesis(&admin, "cluster", &[("prod-0", &other)], 1), 409, "not_a_member", "prod-0").await;
-    refuse(&genesis(&admin, "cluster", &[("prod-1", &node)], 1), 409, "not_a_member", "prod-0").await;
-    refuse(&genesis(&admin, "cluster", &[("prod-0", &node), ("prod-1", &other)], 1), 400, "bad_genesis", "validators").await;
+    refuse(
+        &genesis(&other, "cluster", &[("prod-0", &node)], 1),
+        403,
+        "other_admin",
+        &other.public_key().fingerprint().to_string(),
+    )
+    .await;
+    refuse(&genesis(&admin, "clustr", &[("prod-0", &node)], 1), 409, "other_cluster", "clustr")
+        .await;
+    refuse(&genesis(&admin, "cluster", &[("prod-0", &other)], 1), 409, "not_a_member", "prod-0")
+        .await;
+    refuse(&genesis(&admin, "cluster", &[("prod-1", &node)], 1), 409, "not_a_member", "prod-0")
+        .await;
+    refuse(
+        &genesis(&admin, "cluster", &[("prod-0", &node), ("prod-1", &other)], 1),
+        400,
+        "bad_genesis",
+        "validators",
+    )
+    .await;
     let mut forged = genesis(&admin, "cluster", &[("prod-0", &node)], 1);
     forged.genesis.created_ms = 2;
     refuse(&forged, 400, "bad_genesis", "signature").await;
@@ -485,7 +619,9 @@ async fn the_admin_makes_a_learner_a_validator_step_by_step() {
     let client = ControlClient::new(&admin).unwrap();
     let public = node.public_key();
     let refused = |result: Result<(), ControlError>, status: u16, code: &str| match result {
-        Err(ControlError::Refused { status: got, code: got_code, .. }) => assert_eq!((got.as_u16(), got_code.as_str()), (status, code)),
+        Err(ControlError::Refused { status: got, code: got_code, .. }) => {
+            assert_eq!((got.as_u16(), got_code.as_str()), (status, code))
+        }
         other => panic!("{code}: {other:?}"),
     };
     client.admit_learners(ports.control, public, &[key(5).public_key().clone()]).await.unwrap();
@@ -501,14 +637,28 @@ async fn the_admin_makes_a_learner_a_validator_step_by_step() {
     let change = Change::Replace { id: NodeId(0), key: public.clone() };
     let (ready, signature) = client.ready(ports.control, public, Epoch(0), &change).await.unwrap();
     assert_eq!(ready, Ready { sequence: Sequence(64), chain_hash: Hash([8; 32]) });
-    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: 5, change: change.clone(), ready: Some(ready) };
+    let reconfig =
+        Reconfig { epoch: Epoch(0), valid_until_ms: 5, change: change.clone(), ready: Some(ready) };
     let message = reconfig.possession_message(ports.front.chain_id().unwrap());
     assert!(MlDsa87.verify(public, &message, &signature));
-    refused(client.ready(ports.control, public, Epoch(1), &change).await.map(drop), 409, "not_ready_for_it");
+    refused(
+        client.ready(ports.control, public, Epoch(1), &change).await.map(drop),
+        409,
+        "not_ready_for_it",
+    );
     let of_another = Change::Replace { id: NodeId(0), key: key(8).public_key().clone() };
-    refused(client.ready(ports.control, public, Epoch(0), &of_another).await.map(drop), 409, "not_ready_for_it");
+    refused(
+        client.ready(ports.control, public, Epoch(0), &of_another).await.map(drop),
+        409,
+        "not_ready_for_it",
+    );
 
-    let mut order = SignedReconfig { reconfig, admin: admin.sign(b"order"), new_key: Some(signature), old_key: None };
+    let mut order = SignedReconfig {
+        reconfig,
+        admin: admin.sign(b"order"),
+        new_key: Some(signature),
+        old_key: None,
+    };
     client.reconfigure(ports.control, public, &order).await.unwrap();
     order.reconfig.epoch = Epoch(7);
     refused(client.reconfigure(ports.control, public, &order).await, 409, "void");
@@ -517,8 +667,11 @@ async fn the_admin_makes_a_learner_a_validator_step_by_step() {
 #[tokio::test]
 async fn the_control_port_admits_only_the_admin_key_and_counts_the_others() {
     let ports = ports(None).await;
-    let refused = |reason: &str| ports.front.metrics.refused_connections.with_label_values(&["9000", reason]).get();
-    let stranger = ControlClient::new(&key(77)).unwrap().attest(ports.control, &[0; 32]).await.unwrap_err();
+    let refused = |reason: &str| {
+        ports.front.metrics.refused_connections.with_label_values(&["9000", reason]).get()
+    };
+    let stranger =
+        ControlClient::new(&key(77)).unwrap().attest(ports.control, &[0; 32]).await.unwrap_err();
     assert!(matches!(stranger, ControlError::Handshake { .. }), "{stranger}");
     assert_eq!(refused("unknown_key"), 1);
     // Plain HTTP on the TLS port.
@@ -533,7 +686,8 @@ async fn stopping_lets_requests_at_work_finish_and_takes_no_new_ones() {
     let ports = ports(Some(ledger.clone())).await;
     ledger.answers(Answer::Never);
     let to = ports.clients;
-    let waiting = tokio::spawn(async move { post(to, "/v1/payloads?wait=5000", OCTETS, b"x").await });
+    let waiting =
+        tokio::spawn(async move { post(to, "/v1/payloads?wait=5000", OCTETS, b"x").await });
     while ledger.waiting.lock().unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -553,8 +707,13 @@ async fn more_connections_than_places_wait_and_are_served_in_turn() {
     let ledger = Arc::new(Fake::default());
     let ports = ports(Some(ledger)).await;
     let to = ports.clients;
-    let clients: Vec<_> =
-        (0..300_u32).map(|n| tokio::spawn(async move { post(to, "/v1/payloads", OCTETS, &n.to_be_bytes()).await.status })).collect();
+    let clients: Vec<_> = (0..300_u32)
+        .map(|n| {
+            tokio::spawn(
+                async move { post(to, "/v1/payloads", OCTETS, &n.to_be_bytes()).await.status },
+            )
+        })
+        .collect();
     for client in clients {
         assert_eq!(client.await.unwrap(), 200);
     }

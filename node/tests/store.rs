@@ -1,11 +1,12 @@
-//! Four engines on four real stores, without a network: what the store gives back after a restart is what the engine
-//! knew, peers are served from it, and a late one catches up with nothing else.
+//! Four engines on four real stores, without a network: what the store gives back after a restart
+//! is what the engine knew, peers are served from it, and a late one catches up with nothing else.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cretoai_consensus::{
-    Change, CheckedVertex, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash, Height, Message, NodeId, OffenceKind,
-    Outcome, Parameters, Payload, PublicKey, Reconfig, Sequence, SignedGenesis, SignedReconfig, Tip,
+    Change, CheckedVertex, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash,
+    Height, Message, NodeId, OffenceKind, Outcome, Parameters, Payload, PublicKey, Reconfig,
+    Sequence, SignedGenesis, SignedReconfig, Tip,
     engine::{Config, Engine, Input, Limits, Now, Recipient, Recovered, Role, Timing},
 };
 use cretoai_control::{
@@ -93,7 +94,15 @@ impl Cluster {
             Validator { engine: start(&genesis, &seed, &storage), storage, seed, down: false }
         });
         let validators = validators.collect();
-        Self { genesis, folder, validators, at: Duration::ZERO, flying: VecDeque::new(), executed: Vec::new(), liar: None }
+        Self {
+            genesis,
+            folder,
+            validators,
+            at: Duration::ZERO,
+            flying: VecDeque::new(),
+            executed: Vec::new(),
+            liar: None,
+        }
     }
 
     fn recover(&self, i: usize) -> Recovered {
@@ -112,11 +121,13 @@ impl Cluster {
         let validator = &mut self.validators[i];
         let turn = validator.engine.end_turn(now);
         assert_eq!(turn.diverged, None);
-        let strange: Vec<_> = turn.violations.iter().filter(|violation| Some(violation.node) != self.liar).collect();
+        let strange: Vec<_> =
+            turn.violations.iter().filter(|violation| Some(violation.node) != self.liar).collect();
         assert!(strange.is_empty(), "{strange:?}");
         validator.storage.write(&turn).unwrap();
         for execution in turn.executions {
-            let outcomes = execution.vertices.iter().flat_map(|(_, outcomes)| outcomes.clone()).collect();
+            let outcomes =
+                execution.vertices.iter().flat_map(|(_, outcomes)| outcomes.clone()).collect();
             self.executed.push((from, execution.record.proposal.sequence, outcomes));
         }
         for (to, message) in turn.sends {
@@ -138,8 +149,12 @@ impl Cluster {
                 continue;
             }
             let answers = match &message {
-                Message::FetchRecords { epoch, from } => validator.storage.records(*epoch, *from).unwrap().into_iter().collect(),
-                Message::FetchLane { author, above, up_to } => validator.storage.lane(*author, *above, *up_to).unwrap(),
+                Message::FetchRecords { epoch, from } => {
+                    validator.storage.records(*epoch, *from).unwrap().into_iter().collect()
+                }
+                Message::FetchLane { author, above, up_to } => {
+                    validator.storage.lane(*author, *above, *up_to).unwrap()
+                }
                 _ => {
                     validator.engine.handle(now, Input::Message { from, message });
                     Vec::new()
@@ -166,7 +181,10 @@ impl Cluster {
             }
             self.step();
         }
-        panic!("not within 5 s: {what}; at {:?}", self.validators.iter().map(|v| v.engine.executed()).collect::<Vec<_>>());
+        panic!(
+            "not within 5 s: {what}; at {:?}",
+            self.validators.iter().map(|v| v.engine.executed()).collect::<Vec<_>>()
+        );
     }
 
     fn all_at_least(&self, sequence: Sequence) -> bool {
@@ -200,12 +218,17 @@ fn payloads_become_final_on_every_store_and_survive_restarts() {
         cluster.step();
     }
     let ids: Vec<_> = (0..40).map(|i| payload(i, 1 << (i % 15)).id(chain_id)).collect();
-    cluster
-        .run_until("all 40 on all stores", |c| c.validators.iter().all(|v| ids.iter().all(|id| v.storage.location(id).unwrap().is_some())));
+    cluster.run_until("all 40 on all stores", |c| {
+        c.validators.iter().all(|v| ids.iter().all(|id| v.storage.location(id).unwrap().is_some()))
+    });
     for (i, id) in (0..40).zip(&ids) {
-        let places: Vec<_> = cluster.validators.iter().map(|v| v.storage.location(id).unwrap().unwrap()).collect();
+        let places: Vec<_> =
+            cluster.validators.iter().map(|v| v.storage.location(id).unwrap().unwrap()).collect();
         assert!(places.iter().all(|place| *place == places[0]), "{places:?}");
-        assert_eq!(cluster.validators[0].storage.payload(&places[0]).unwrap(), payload(i, 1 << (i % 15)));
+        assert_eq!(
+            cluster.validators[0].storage.payload(&places[0]).unwrap(),
+            payload(i, 1 << (i % 15))
+        );
     }
     for i in 0..4 {
         cluster.restart(i);
@@ -236,18 +259,27 @@ fn a_node_that_was_down_catches_up_from_the_stores_of_the_others() {
     cluster.validators[3].down = false;
     cluster.run_until("the fourth catches up", |c| c.all_at_least(target));
     for sequence in (1..=target.0).map(Sequence) {
-        let records: Vec<_> = cluster.validators.iter().map(|v| v.storage.finalized(sequence).unwrap().unwrap()).collect();
+        let records: Vec<_> = cluster
+            .validators
+            .iter()
+            .map(|v| v.storage.finalized(sequence).unwrap().unwrap())
+            .collect();
         assert!(records.iter().all(|record| *record == records[0]), "sequence {sequence}");
     }
     // It can itself serve what it learnt, up to certificates that it kept.
     assert!(cluster.validators[3].storage.records(Epoch(0), Sequence(1)).unwrap().is_some());
-    assert_eq!(cluster.validators[3].storage.lane(NodeId(0), Height(0), Height(3)).unwrap().len(), 3);
+    assert_eq!(
+        cluster.validators[3].storage.lane(NodeId(0), Height(0), Height(3)).unwrap().len(),
+        3
+    );
 }
 
 #[test]
 fn a_vote_is_remembered_before_its_decision() {
     let mut cluster = Cluster::new(4);
-    cluster.run_until("all know what they signed", |c| c.validators.iter().all(|v| v.engine.role() == Role::Validator));
+    cluster.run_until("all know what they signed", |c| {
+        c.validators.iter().all(|v| v.engine.role() == Role::Validator)
+    });
     // Only the leader and one follower are up: both vote, nothing is decided.
     cluster.validators[2].down = true;
     cluster.validators[3].down = true;
@@ -263,7 +295,11 @@ fn a_vote_is_remembered_before_its_decision() {
     assert_eq!(before.mark, after.mark);
     assert!(after.mark.vote.is_some());
     assert_eq!(cluster.validators[0].engine.executed(), Sequence(0));
-    assert_eq!(cluster.validators[0].engine.role(), Role::Checking, "it signs nothing before the others said what it signed");
+    assert_eq!(
+        cluster.validators[0].engine.role(),
+        Role::Checking,
+        "it signs nothing before the others said what it signed"
+    );
     for validator in &mut cluster.validators {
         validator.down = false;
     }
@@ -279,11 +315,23 @@ fn an_epoch_ends_on_disk_and_a_laggard_is_told_so() {
     cluster.run_until("a decision", |c| c.all_at_least(Sequence(1)));
     cluster.validators[3].down = true;
     let parameters = Parameters { checkpoint_interval: 8, window: 64, ..Parameters::default() };
-    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: WALL + 60_000, change: Change::SetParameters(parameters), ready: None };
-    let order = SignedReconfig { admin: admin().sign(&reconfig.signing_message(chain_id)), reconfig, new_key: None, old_key: None };
+    let reconfig = Reconfig {
+        epoch: Epoch(0),
+        valid_until_ms: WALL + 60_000,
+        change: Change::SetParameters(parameters),
+        ready: None,
+    };
+    let order = SignedReconfig {
+        admin: admin().sign(&reconfig.signing_message(chain_id)),
+        reconfig,
+        new_key: None,
+        old_key: None,
+    };
     let now = cluster.now();
     cluster.validators[0].engine.handle(now, Input::Reconfigure(Box::new(order)));
-    cluster.run_until("the next epoch", |c| c.validators[..3].iter().all(|v| v.engine.epoch() == Epoch(1)));
+    cluster.run_until("the next epoch", |c| {
+        c.validators[..3].iter().all(|v| v.engine.epoch() == Epoch(1))
+    });
     for i in 0..30 {
         cluster.submit(i as usize % 3, &payload(100 + i, 500));
         cluster.step();
@@ -298,7 +346,10 @@ fn an_epoch_ends_on_disk_and_a_laggard_is_told_so() {
     let storage = &cluster.validators[0].storage;
     let end = storage.epoch_certificate(Epoch(0)).unwrap().unwrap().state.sequence;
     let recovered = cluster.recover(0);
-    assert_eq!((recovered.validators.epoch, recovered.validators.parameters), (Epoch(1), parameters));
+    assert_eq!(
+        (recovered.validators.epoch, recovered.validators.parameters),
+        (Epoch(1), parameters)
+    );
     assert_eq!((recovered.opening.sequence, recovered.previous.unwrap().epoch), (end, Epoch(0)));
     assert!(recovered.successor.is_none());
     assert!(recovered.undecided.iter().all(|vertex| vertex.header().epoch == Epoch(1)));
@@ -307,7 +358,10 @@ fn an_epoch_ends_on_disk_and_a_laggard_is_told_so() {
     assert_eq!(storage.finalized(end.next()).unwrap().unwrap().epoch, Epoch(1));
     match storage.records(Epoch(0), Sequence(1)).unwrap().unwrap() {
         Message::Records { epoch, records, proof } => {
-            assert_eq!((epoch, records.last().unwrap().proposal.sequence, proof.sequence()), (Epoch(0), end, end));
+            assert_eq!(
+                (epoch, records.last().unwrap().proposal.sequence, proof.sequence()),
+                (Epoch(0), end, end)
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -318,7 +372,9 @@ fn an_epoch_ends_on_disk_and_a_laggard_is_told_so() {
     assert_eq!(storage.records(Epoch(2), end.next()).unwrap(), None);
     // The laggard learns all of it from the stores, and restarts in the new epoch like the others.
     cluster.validators[3].down = false;
-    cluster.run_until("the fourth follows", |c| c.validators[3].engine.epoch() == Epoch(1) && c.all_at_least(far));
+    cluster.run_until("the fourth follows", |c| {
+        c.validators[3].engine.epoch() == Epoch(1) && c.all_at_least(far)
+    });
     for i in 0..4 {
         cluster.restart(i);
         assert_eq!(cluster.validators[i].engine.epoch(), Epoch(1));
@@ -331,22 +387,39 @@ fn an_epoch_ends_on_disk_and_a_laggard_is_told_so() {
 #[test]
 fn evidence_that_counted_is_kept_by_every_store() {
     let mut cluster = Cluster::new(4);
-    cluster.run_until("all know what they signed", |c| c.validators.iter().all(|v| v.engine.role() == Role::Validator));
+    cluster.run_until("all know what they signed", |c| {
+        c.validators.iter().all(|v| v.engine.role() == Role::Validator)
+    });
     let domain = Domain { chain_id: cluster.genesis.chain_id(), epoch: Epoch(0) };
     let key = SecretKey::from_seed(&cluster.validators[3].seed).unwrap();
     cluster.liar = Some(NodeId(3));
     for data in [b"one branch".to_vec(), b"another".to_vec()] {
         let payload = Payload { data, ..payload(1, 4) };
-        let vertex = CheckedVertex::seal(&domain, &key, NodeId(3), Tip::default(), vec![], WALL + 1, vec![payload], vec![]);
+        let vertex = CheckedVertex::seal(
+            &domain,
+            &key,
+            NodeId(3),
+            Tip::default(),
+            vec![],
+            WALL + 1,
+            vec![payload],
+            vec![],
+        );
         let message = Message::Vertex(Arc::new(vertex.vertex().clone()));
         cluster.flying.push_back((NodeId(3), NodeId(0), message));
     }
     cluster.validators[3].down = true;
-    cluster.run_until("it counts", |c| c.validators[..3].iter().all(|v| v.storage.evidence(0, 9).unwrap().1 == 1));
-    let found: Vec<_> = cluster.validators[..3].iter().map(|v| v.storage.evidence(0, 9).unwrap().0).collect();
+    cluster.run_until("it counts", |c| {
+        c.validators[..3].iter().all(|v| v.storage.evidence(0, 9).unwrap().1 == 1)
+    });
+    let found: Vec<_> =
+        cluster.validators[..3].iter().map(|v| v.storage.evidence(0, 9).unwrap().0).collect();
     assert!(found.iter().all(|one| *one == found[0]));
     let counted = &found[0][0];
-    assert_eq!((counted.offence.accused, counted.offence.kind), (NodeId(3), OffenceKind::Fork(Height(1))));
+    assert_eq!(
+        (counted.offence.accused, counted.offence.kind),
+        (NodeId(3), OffenceKind::Fork(Height(1)))
+    );
     assert!(matches!(counted.evidence, Evidence::Fork(..)));
     assert_eq!(cluster.validators[0].storage.evidence(1, 9).unwrap(), (vec![], 1));
 
@@ -355,17 +428,34 @@ fn evidence_that_counted_is_kept_by_every_store() {
     let file = evidence::item(domain.chain_id, 0, counted, &members[3]);
     let file: EvidenceItem = serde_json::from_slice(&serde_json::to_vec(&file).unwrap()).unwrap();
     let proven = evidence::verify(&file, &MlDsa87).unwrap();
-    assert!(proven.told().contains("node-3") && proven.told().contains("two different vertices of height 1"), "{}", proven.told());
+    assert!(
+        proven.told().contains("node-3")
+            && proven.told().contains("two different vertices of height 1"),
+        "{}",
+        proven.told()
+    );
     let genesis = cluster.genesis.clone();
     let signed = SignedGenesis { signature: admin().sign(&genesis.signing_message()), genesis };
     proven.check_genesis(&signed, &MlDsa87).unwrap();
-    let framed = EvidenceItem { accused: Accused { key: hex::encode(members[2].key.as_bytes()), ..file.accused.clone() }, ..file.clone() };
+    let framed = EvidenceItem {
+        accused: Accused { key: hex::encode(members[2].key.as_bytes()), ..file.accused.clone() },
+        ..file.clone()
+    };
     assert_eq!(evidence::verify(&framed, &MlDsa87), Err(Refused::Signature));
-    let renamed = EvidenceItem { accused: Accused { name: "node-2".into(), ..file.accused.clone() }, ..file.clone() };
+    let renamed = EvidenceItem {
+        accused: Accused { name: "node-2".into(), ..file.accused.clone() },
+        ..file.clone()
+    };
     let renamed = evidence::verify(&renamed, &MlDsa87).unwrap().check_genesis(&signed, &MlDsa87);
     assert!(matches!(renamed, Err(Refused::OtherKey { .. })));
     let elsewhere = EvidenceItem { chain_id: Hash([1; 32]).to_string(), ..file.clone() };
     assert_eq!(evidence::verify(&elsewhere, &MlDsa87), Err(Refused::Signature));
-    assert!(matches!(evidence::verify(&EvidenceItem { epoch: 1, ..file.clone() }, &MlDsa87), Err(Refused::Told { field: "epoch", .. })));
-    assert!(matches!(evidence::verify(&EvidenceItem { evidence: "AAAA".into(), ..file }, &MlDsa87), Err(Refused::Field { .. })));
+    assert!(matches!(
+        evidence::verify(&EvidenceItem { epoch: 1, ..file.clone() }, &MlDsa87),
+        Err(Refused::Told { field: "epoch", .. })
+    ));
+    assert!(matches!(
+        evidence::verify(&EvidenceItem { evidence: "AAAA".into(), ..file }, &MlDsa87),
+        Err(Refused::Field { .. })
+    ));
 }

@@ -1,4 +1,5 @@
-//! The members' network on loopback: frames of all classes, restarts, floods, and everybody who must stay out.
+//! The members' network on loopback: frames of all classes, restarts, floods, and everybody who
+//! must stay out.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,10 +12,14 @@ use cretoai_control::{
 use cretoai_node::{
     metrics::Metrics,
     peer_address::PeerAddress,
-    transport::{ALPN, Budget, Class, Inbound, MAX_FRAME_BYTES, Transport, TransportError, is_guest},
+    transport::{
+        ALPN, Budget, Class, Inbound, MAX_FRAME_BYTES, Transport, TransportError, is_guest,
+    },
 };
 use quinn::crypto::rustls::QuicClientConfig;
-use rustls::{SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, sign::CertifiedKey};
+use rustls::{
+    SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, sign::CertifiedKey,
+};
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
@@ -29,8 +34,8 @@ fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32]).unwrap()
 }
 
-/// Ports that are free: the members must know each other's before they start. Below the range that the system hands out to
-/// clients, so that nobody takes one in between.
+/// Ports that are free: the members must know each other's before they start. Below the range that
+/// the system hands out to clients, so that nobody takes one in between.
 fn ports<const N: usize>() -> [SocketAddr; N] {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     std::array::from_fn(|_| {
@@ -55,7 +60,12 @@ struct Node {
 }
 
 fn member(i: usize) -> Member {
-    Member { id: NodeId(i as u32), name: format!("node-{i}"), key: key(i as u8).public_key().clone(), since: Epoch(0) }
+    Member {
+        id: NodeId(i as u32),
+        name: format!("node-{i}"),
+        key: key(i as u8).public_key().clone(),
+        since: Epoch(0),
+    }
 }
 
 fn members(n: usize) -> Vec<Member> {
@@ -68,7 +78,12 @@ async fn start(n: usize, addresses: &[SocketAddr]) -> Node {
 }
 
 /// Starts node `n`, which knows these members and dials these addresses.
-async fn start_among(n: usize, addresses: &[SocketAddr], members: &[Member], dials: &[SocketAddr]) -> Node {
+async fn start_among(
+    n: usize,
+    addresses: &[SocketAddr],
+    members: &[Member],
+    dials: &[SocketAddr],
+) -> Node {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (sender, inbound) = mpsc::unbounded_channel();
     // A socket that a stopped endpoint has just given up may take a moment to close.
@@ -77,7 +92,16 @@ async fn start_among(n: usize, addresses: &[SocketAddr], members: &[Member], dia
         let sender = sender.clone();
         let dial = dials.iter().copied().map(dial).collect();
         let hand_over = move |event| drop(sender.send(event));
-        match Transport::start(addresses[n], &key(n as u8), members, dial, metrics.clone(), hand_over).await {
+        match Transport::start(
+            addresses[n],
+            &key(n as u8),
+            members,
+            dial,
+            metrics.clone(),
+            hand_over,
+        )
+        .await
+        {
             Ok(transport) => break transport,
             Err(TransportError::Bind { .. }) if started.elapsed() < Duration::from_secs(5) => {
                 tokio::time::sleep(Duration::from_millis(5)).await
@@ -90,7 +114,10 @@ async fn start_among(n: usize, addresses: &[SocketAddr], members: &[Member], dia
 
 impl Node {
     async fn next(&mut self) -> Inbound {
-        tokio::time::timeout(Duration::from_secs(15), self.inbound.recv()).await.expect("nothing came within 15 s").unwrap()
+        tokio::time::timeout(Duration::from_secs(15), self.inbound.recv())
+            .await
+            .expect("nothing came within 15 s")
+            .unwrap()
     }
 
     async fn connected_to(&mut self, peer: u32) {
@@ -121,7 +148,8 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_exchange_frames_of_all_classes_and_sizes() {
     let addresses = ports::<3>();
-    let mut nodes = [start(0, &addresses).await, start(1, &addresses).await, start(2, &addresses).await];
+    let mut nodes =
+        [start(0, &addresses).await, start(1, &addresses).await, start(2, &addresses).await];
     for (i, node) in nodes.iter_mut().enumerate() {
         let mut missing: Vec<u32> = (0..3).filter(|p| *p != i as u32).collect();
         while !missing.is_empty() {
@@ -131,14 +159,19 @@ async fn three_members_exchange_frames_of_all_classes_and_sizes() {
         }
     }
     for node in &nodes {
-        eventually("connections in both directions", || node.transport.connected().iter().all(|(_, both)| *both)).await;
+        eventually("connections in both directions", || {
+            node.transport.connected().iter().all(|(_, both)| *both)
+        })
+        .await;
         assert_eq!(node.transport.connected().len(), 2);
         assert_eq!(node.metrics.quic_connections.get(), 4);
     }
     let sizes = [1, 100, 65_536, MAX_FRAME_BYTES];
     for class in Class::ALL {
         for (n, &size) in sizes.iter().enumerate() {
-            nodes[0].transport.broadcast(class, Bytes::from(vec![class as u8 * 16 + n as u8; size]));
+            nodes[0]
+                .transport
+                .broadcast(class, Bytes::from(vec![class as u8 * 16 + n as u8; size]));
         }
     }
     for node in &mut nodes[1..] {
@@ -150,7 +183,8 @@ async fn three_members_exchange_frames_of_all_classes_and_sizes() {
             got.push((frame[0], frame.len()));
         }
         for class in 0..3 {
-            let of_class: Vec<usize> = got.iter().filter(|(byte, _)| byte / 16 == class).map(|(_, size)| *size).collect();
+            let of_class: Vec<usize> =
+                got.iter().filter(|(byte, _)| byte / 16 == class).map(|(_, size)| *size).collect();
             assert_eq!(of_class, sizes, "frames of one class keep their order");
         }
     }
@@ -219,7 +253,8 @@ fn relay(listen: SocketAddr, to: SocketAddr) -> tokio::task::JoinSet<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_that_vanished_and_comes_back_elsewhere_is_reached_before_its_old_connection_times_out() {
+async fn a_member_that_vanished_and_comes_back_elsewhere_is_reached_before_its_old_connection_times_out()
+ {
     let [own, far, other, known] = ports();
     let link = relay(known, far);
     let mut first = start_among(0, &[own], &members(2), &[known]).await;
@@ -232,7 +267,11 @@ async fn a_member_that_vanished_and_comes_back_elsewhere_is_reached_before_its_o
     new.connected_to(0).await;
     while !matches!(first.next().await, Inbound::Disconnected(NodeId(1))) {}
     first.connected_to(1).await;
-    assert!(back.elapsed() < Duration::from_millis(2_500), "{:?}, and the old connection times out after 3 s", back.elapsed());
+    assert!(
+        back.elapsed() < Duration::from_millis(2_500),
+        "{:?}, and the old connection times out after 3 s",
+        back.elapsed()
+    );
     first.transport.send(NodeId(1), Class::Vote, Bytes::from_static(b"welcome back"));
     assert_eq!(new.frame().await.1, "welcome back");
     // Now somebody answers at the known address, too: the connection that is used stays.
@@ -256,9 +295,13 @@ async fn a_flood_is_bounded_by_the_budget_and_votes_pass_it() {
         flooder.transport.send(NodeId(1), Class::Bulk, frame.clone());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    assert!(flooder.metrics.dropped_frames.with_label_values(&["bulk"]).get() > 0, "the queue never filled");
+    assert!(
+        flooder.metrics.dropped_frames.with_label_values(&["bulk"]).get() > 0,
+        "the queue never filled"
+    );
     tokio::time::sleep(Duration::from_millis(500)).await;
-    // The engine of the flooded node takes nothing back yet: what it was handed is bounded by 4 MiB of budget.
+    // The engine of the flooded node takes nothing back yet: what it was handed is bounded by 4 MiB
+    // of budget.
     let mut held = vec![];
     while let Ok(event) = flooded.inbound.try_recv() {
         if let Inbound::Frame { budget, frame, .. } = event {
@@ -279,19 +322,32 @@ async fn a_flood_is_bounded_by_the_budget_and_votes_pass_it() {
 }
 
 /// A QUIC client with a configuration of its own.
-async fn connect(to: SocketAddr, config: rustls::ClientConfig) -> Result<quinn::Connection, quinn::ConnectionError> {
-    let initial = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().unwrap().quic_suite().unwrap();
+async fn connect(
+    to: SocketAddr,
+    config: rustls::ClientConfig,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let initial = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
+        .tls13()
+        .unwrap()
+        .quic_suite()
+        .unwrap();
     let config = QuicClientConfig::with_initial(Arc::new(config), initial).unwrap();
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
     endpoint.connect(to, "creto").unwrap().await
 }
 
-/// Whether a connection is of any use: the server refuses a TLS 1.3 client after the client thinks that all is well.
+/// Whether a connection is of any use: the server refuses a TLS 1.3 client after the client thinks
+/// that all is well.
 async fn stays_out(to: SocketAddr, config: rustls::ClientConfig) {
     if let Ok(connection) = connect(to, config).await {
-        let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.expect("the connection stayed");
-        assert!(!matches!(closed, quinn::ConnectionError::ApplicationClosed(_)), "refused only after the handshake: {closed}");
+        let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed())
+            .await
+            .expect("the connection stayed");
+        assert!(
+            !matches!(closed, quinn::ConnectionError::ApplicationClosed(_)),
+            "refused only after the handshake: {closed}"
+        );
     }
 }
 
@@ -325,7 +381,8 @@ async fn strangers_thieves_and_classical_clients_stay_out_and_are_counted() {
     let own = thief.client_auth_cert_resolver.resolve(&[], &[SignatureScheme::ML_DSA_87]).unwrap();
     let stolen = CertificateDer::from(tls::subject_public_key_info(key(1).public_key()));
     let mut thief = tls::client_config(&key(99), server(), ALPN).unwrap();
-    thief.client_auth_cert_resolver = Arc::new(Impostor(Arc::new(CertifiedKey::new(vec![stolen], own.key.clone()))));
+    thief.client_auth_cert_resolver =
+        Arc::new(Impostor(Arc::new(CertifiedKey::new(vec![stolen], own.key.clone()))));
     stays_out(target, thief).await;
     eventually("the thief is counted", || node.refused("bad_signature") == 1).await;
 
@@ -354,12 +411,17 @@ async fn strangers_thieves_and_classical_clients_stay_out_and_are_counted() {
 async fn violation(misbehave: impl AsyncFnOnce(&quinn::Connection)) -> (String, Node) {
     let addresses = ports::<2>();
     let node = start(0, &addresses).await;
-    let config = tls::client_config(&key(1), Expect::AnyOf(Arc::new(|_: &PublicKey| true)), ALPN).unwrap();
+    let config =
+        tls::client_config(&key(1), Expect::AnyOf(Arc::new(|_: &PublicKey| true)), ALPN).unwrap();
     let connection = connect(addresses[0], config).await.unwrap();
     misbehave(&connection).await;
-    let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.expect("the connection stayed");
+    let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed())
+        .await
+        .expect("the connection stayed");
     match closed {
-        quinn::ConnectionError::ApplicationClosed(close) => (String::from_utf8_lossy(&close.reason).into_owned(), node),
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            (String::from_utf8_lossy(&close.reason).into_owned(), node)
+        }
         other => panic!("{other}"),
     }
 }
@@ -373,7 +435,10 @@ async fn an_oversized_frame_closes_the_connection_with_a_reason() {
             stream.write_all(&length.to_be_bytes()).await.unwrap();
         })
         .await;
-        assert!(reason.contains(&length.to_string()) && reason.contains(&MAX_FRAME_BYTES.to_string()), "{reason}");
+        assert!(
+            reason.contains(&length.to_string()) && reason.contains(&MAX_FRAME_BYTES.to_string()),
+            "{reason}"
+        );
         eventually("it is counted", || node.refused("frame_size") == 1).await;
         assert!(!matches!(node.inbound.try_recv(), Ok(Inbound::Frame { .. })));
     }
@@ -407,12 +472,16 @@ async fn unknown_and_doubled_streams_close_the_connection() {
 async fn more_handshakes_than_the_node_bears_are_turned_away_and_members_still_get_in() {
     let addresses = ports::<2>();
     let mut node = start(0, &addresses).await;
-    // Each opens a handshake and never goes on with it: an Initial packet of a client that is then dropped.
-    let stranger = tls::client_config(&key(99), Expect::Key(key(0).public_key().clone()), ALPN).unwrap();
+    // Each opens a handshake and never goes on with it: an Initial packet of a client that is then
+    // dropped.
+    let stranger =
+        tls::client_config(&key(99), Expect::Key(key(0).public_key().clone()), ALPN).unwrap();
     let attempts: Vec<_> = (0..150)
         .map(|_| {
             let stranger = stranger.clone();
-            tokio::spawn(tokio::time::timeout(Duration::from_millis(200), async move { drop(connect(addresses[0], stranger).await) }))
+            tokio::spawn(tokio::time::timeout(Duration::from_millis(200), async move {
+                drop(connect(addresses[0], stranger).await)
+            }))
         })
         .collect();
     for attempt in attempts {
@@ -427,15 +496,20 @@ async fn more_handshakes_than_the_node_bears_are_turned_away_and_members_still_g
 async fn a_guest_may_ask_and_is_answered_on_its_own_connection() {
     let addresses = ports::<3>();
     // Node 2 knows the two members and dials them; they do not know where it is.
-    let mut nodes =
-        [start_among(0, &addresses, &members(2), &addresses[..2]).await, start_among(1, &addresses, &members(2), &addresses[..2]).await];
+    let mut nodes = [
+        start_among(0, &addresses, &members(2), &addresses[..2]).await,
+        start_among(1, &addresses, &members(2), &addresses[..2]).await,
+    ];
     let mut learner = start_among(2, &addresses, &members(2), &addresses[..2]).await;
-    eventually("it is refused as long as nobody named it", || nodes[0].refused("unknown_key") > 0).await;
+    eventually("it is refused as long as nobody named it", || nodes[0].refused("unknown_key") > 0)
+        .await;
     nodes[0].transport.admit([key(2).public_key().clone()]);
-    // Who is refused learns that only after it thinks that it is connected: it asks until somebody answers.
+    // Who is refused learns that only after it thinks that it is connected: it asks until somebody
+    // answers.
     let (guest, question, _budget) = loop {
         learner.transport.send(NodeId(0), Class::Vote, Bytes::from_static(b"what comes after 7?"));
-        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(300), nodes[0].frame()).await {
+        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(300), nodes[0].frame()).await
+        {
             break frame;
         }
     };

@@ -1,11 +1,14 @@
-//! What a turn has written comes back after a start, stays as long as it must, and can be served to peers.
+//! What a turn has written comes back after a start, stays as long as it must, and can be served to
+//! peers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cretoai_consensus::{
-    Ballot, Certificate, ChainState, CheckedVertex, Checkpoint, CheckpointCertificate, CheckpointState, Domain, Epoch, FaultModel, Genesis,
-    GenesisMember, Hash, MAX_FRAME, MAX_RECORDS, Message, NewView, NodeId, Parameters, Phase, Prepared, Proof, Proposal, Record, Sequence,
-    Signature, SignedGenesis, Tip, Validators, View, ViewChange, ViewChangeHead, Vote, encode,
+    Ballot, Certificate, ChainState, CheckedVertex, Checkpoint, CheckpointCertificate,
+    CheckpointState, Domain, Epoch, FaultModel, Genesis, GenesisMember, Hash, MAX_FRAME,
+    MAX_RECORDS, Message, NewView, NodeId, Parameters, Phase, Prepared, Proof, Proposal, Record,
+    Sequence, Signature, SignedGenesis, Tip, Validators, View, ViewChange, ViewChangeHead, Vote,
+    encode,
     engine::{Execution, Mark, Recovered, Turn, Write},
 };
 use cretoai_control::keys::SecretKey;
@@ -40,7 +43,11 @@ impl Disk {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let storage = open(folder.path());
-        let member = |n: u8| GenesisMember { name: format!("node-{n}"), key: key(n).public_key().clone(), proof: signature(n) };
+        let member = |n: u8| GenesisMember {
+            name: format!("node-{n}"),
+            key: key(n).public_key().clone(),
+            proof: signature(n),
+        };
         let genesis = Genesis {
             cluster_uid: "test".into(),
             admin_key: key(99).public_key().clone(),
@@ -49,7 +56,12 @@ impl Disk {
             parameters: Parameters::default(),
             created_ms: 1_000,
         };
-        storage.put_genesis(&SignedGenesis { genesis: genesis.clone(), signature: signature(0) }, Hash([1; 32])).unwrap();
+        storage
+            .put_genesis(
+                &SignedGenesis { genesis: genesis.clone(), signature: signature(0) },
+                Hash([1; 32]),
+            )
+            .unwrap();
         let state = ChainState::at_genesis(&genesis);
         let validators = Arc::new(Validators::of_genesis(&genesis));
         Self { folder, storage, genesis, state, validators }
@@ -73,7 +85,13 @@ impl Disk {
 
     fn proposal(&self) -> Proposal {
         let (sequence, prev) = (self.state.sequence.next(), self.state.chain_hash);
-        Proposal { sequence, prev, time_ms: self.state.time_ms + 1, origin_view: View(0), cut: self.state.tips.clone() }
+        Proposal {
+            sequence,
+            prev,
+            time_ms: self.state.time_ms + 1,
+            origin_view: View(0),
+            cut: self.state.tips.clone(),
+        }
     }
 
     fn vote(&self, phase: Phase, sequence: u64) -> Vote {
@@ -90,7 +108,14 @@ impl Disk {
 
     fn certificate(&self, phase: Phase, sequence: Sequence, voters: u32) -> Certificate {
         let votes = (0..voters).map(|id| (NodeId(id), signature(id as u8))).collect();
-        Certificate { epoch: self.validators.epoch, phase, view: View(0), sequence, digest: Hash([5; 32]), votes }
+        Certificate {
+            epoch: self.validators.epoch,
+            phase,
+            view: View(0),
+            sequence,
+            digest: Hash([5; 32]),
+            votes,
+        }
     }
 
     fn checkpoint(&self, successor: Option<Hash>) -> Arc<CheckpointCertificate> {
@@ -132,16 +157,23 @@ impl Disk {
         self.write(vec![Write::Execution(execution)]);
     }
 
-    /// Every record that is there can be served: in answers that fit, each of which ends with a proof.
+    /// Every record that is there can be served: in answers that fit, each of which ends with a
+    /// proof.
     fn serves_everything_up_to(&self, last: u64) {
         for from in 1..=last {
             match self.storage.records(Epoch(0), Sequence(from)).unwrap() {
                 Some(message @ Message::Records { .. }) => {
                     assert!(encode(&message).len() <= MAX_FRAME, "from {from}");
-                    let Message::Records { epoch, records, proof } = message else { unreachable!() };
+                    let Message::Records { epoch, records, proof } = message else {
+                        unreachable!()
+                    };
                     assert_eq!((epoch, records[0].proposal.sequence), (Epoch(0), Sequence(from)));
                     assert!(records.len() <= MAX_RECORDS);
-                    assert_eq!(records.last().unwrap().proposal.sequence, proof.sequence(), "from {from}");
+                    assert_eq!(
+                        records.last().unwrap().proposal.sequence,
+                        proof.sequence(),
+                        "from {from}"
+                    );
                 }
                 other => panic!("from {from}: {other:?}"),
             }
@@ -154,12 +186,27 @@ fn everything_that_is_signed_comes_back() {
     let mut disk = Disk::new();
     let (head_disk, at_first) = disk.restart();
     disk = head_disk;
-    assert_eq!((at_first.state.sequence, at_first.votes.len(), at_first.stale, at_first.mark), (Sequence(0), 0, false, Mark::default()));
-    let vertex = CheckedVertex::seal(&disk.domain(), &key(2), NodeId(2), Tip::default(), vec![], 1_001, vec![], vec![]);
+    assert_eq!(
+        (at_first.state.sequence, at_first.votes.len(), at_first.stale, at_first.mark),
+        (Sequence(0), 0, false, Mark::default())
+    );
+    let vertex = CheckedVertex::seal(
+        &disk.domain(),
+        &key(2),
+        NodeId(2),
+        Tip::default(),
+        vec![],
+        1_001,
+        vec![],
+        vec![],
+    );
     let prepare = disk.vote(Phase::Prepare, 1);
     let commit = disk.vote(Phase::Commit, 1);
     let proposed = (disk.proposal(), disk.vote(Phase::PrePrepare, 1));
-    let prepared = Prepared { certificate: disk.certificate(Phase::Prepare, Sequence(1), 3), proposal: disk.proposal() };
+    let prepared = Prepared {
+        certificate: disk.certificate(Phase::Prepare, Sequence(1), 3),
+        proposal: disk.proposal(),
+    };
     let head = ViewChangeHead {
         epoch: Epoch(0),
         view: View(2),
@@ -168,12 +215,31 @@ fn everything_that_is_signed_comes_back() {
         chain_hash: disk.state.chain_hash,
         prepared: None,
     };
-    let change = Arc::new(ViewChange { head: head.clone(), signature: signature(3), proof: None, prepared: None });
+    let change = Arc::new(ViewChange {
+        head: head.clone(),
+        signature: signature(3),
+        proof: None,
+        prepared: None,
+    });
     let heads = vec![(head, signature(3))];
-    let new_view =
-        Arc::new(NewView { epoch: Epoch(0), view: View(2), heads, proof: None, prepared: Some(prepared.clone()), signature: signature(4) });
-    let checkpoint = Checkpoint { state: disk.checkpoint(None).state.clone(), node: NodeId(0), signature: signature(5) };
-    let mark = Mark { view: View(2), vote: Some((View(2), Sequence(1), Phase::Commit)), ..Mark::default() };
+    let new_view = Arc::new(NewView {
+        epoch: Epoch(0),
+        view: View(2),
+        heads,
+        proof: None,
+        prepared: Some(prepared.clone()),
+        signature: signature(4),
+    });
+    let checkpoint = Checkpoint {
+        state: disk.checkpoint(None).state.clone(),
+        node: NodeId(0),
+        signature: signature(5),
+    };
+    let mark = Mark {
+        view: View(2),
+        vote: Some((View(2), Sequence(1), Phase::Commit)),
+        ..Mark::default()
+    };
     let vertex = Arc::new(vertex);
     disk.write(vec![
         Write::Vertex(Arc::clone(&vertex)),
@@ -189,7 +255,10 @@ fn everything_that_is_signed_comes_back() {
     let (_, back) = disk.restart();
     assert_eq!(back.undecided, [vertex]);
     assert_eq!((back.view_change, back.new_view), (Some(change), Some(new_view)));
-    assert_eq!((back.votes, back.proposal, back.prepared), (vec![prepare, commit], Some(proposed), Some(prepared)));
+    assert_eq!(
+        (back.votes, back.proposal, back.prepared),
+        (vec![prepare, commit], Some(proposed), Some(prepared))
+    );
     assert_eq!((back.checkpoint, back.mark, back.stale), (Some(checkpoint), mark, true));
 }
 
@@ -225,15 +294,24 @@ fn a_stable_checkpoint_takes_the_place_of_what_lies_below_it() {
     disk.write(vec![
         Write::Vote {
             vote: disk.vote(Phase::Prepare, 64),
-            proposed: Some((Proposal { sequence: Sequence(64), ..disk.proposal() }, disk.vote(Phase::PrePrepare, 64))),
+            proposed: Some((
+                Proposal { sequence: Sequence(64), ..disk.proposal() },
+                disk.vote(Phase::PrePrepare, 64),
+            )),
         },
         Write::Vote { vote: disk.vote(Phase::Commit, 64), proposed: None },
-        Write::Prepared(Prepared { certificate: disk.certificate(Phase::Prepare, Sequence(64), 3), proposal: disk.proposal() }),
+        Write::Prepared(Prepared {
+            certificate: disk.certificate(Phase::Prepare, Sequence(64), 3),
+            proposal: disk.proposal(),
+        }),
     ]);
     let stable = disk.checkpoint(None);
     // The turn that makes it stable votes for the next sequence.
     let newer = disk.vote(Phase::Prepare, 65);
-    disk.write(vec![Write::Vote { vote: newer.clone(), proposed: None }, Write::Stable(Arc::clone(&stable))]);
+    disk.write(vec![
+        Write::Vote { vote: newer.clone(), proposed: None },
+        Write::Stable(Arc::clone(&stable)),
+    ]);
     let (mut disk, back) = disk.restart();
     assert_eq!((back.votes, back.proposal, back.prepared), (vec![newer], None, None));
     assert_eq!(back.stable, Some(Arc::clone(&stable)));
@@ -242,14 +320,20 @@ fn a_stable_checkpoint_takes_the_place_of_what_lies_below_it() {
         Some((Sequence(64), Proof::Checkpoint(stable.as_ref().clone())))
     );
     assert_eq!(disk.storage.proof(Sequence(63)).unwrap(), None, "its commit certificate is gone");
-    assert_eq!(disk.storage.proof(Sequence(64)).unwrap(), Some(Proof::Checkpoint(stable.as_ref().clone())));
+    assert_eq!(
+        disk.storage.proof(Sequence(64)).unwrap(),
+        Some(Proof::Checkpoint(stable.as_ref().clone()))
+    );
     disk.serves_everything_up_to(64);
 
     // One that a pause made is kept only until the next.
     disk.execute(true, 1);
     let pause = disk.checkpoint(None);
     disk.write(vec![Write::Stable(Arc::clone(&pause))]);
-    assert_eq!(disk.storage.proof(Sequence(65)).unwrap(), Some(Proof::Checkpoint(pause.as_ref().clone())));
+    assert_eq!(
+        disk.storage.proof(Sequence(65)).unwrap(),
+        Some(Proof::Checkpoint(pause.as_ref().clone()))
+    );
     for _ in 66..=128 {
         disk.execute(true, 1);
     }
@@ -291,45 +375,99 @@ fn an_epoch_begins_with_nothing_of_the_old_one() {
     next.epoch = Epoch(1);
     next.members.remove(3);
     let next = Arc::new(next);
-    let old_vertex = Arc::new(CheckedVertex::seal(&disk.domain(), &key(0), NodeId(0), Tip::default(), vec![], 1_001, vec![], vec![]));
+    let old_vertex = Arc::new(CheckedVertex::seal(
+        &disk.domain(),
+        &key(0),
+        NodeId(0),
+        Tip::default(),
+        vec![],
+        1_001,
+        vec![],
+        vec![],
+    ));
     disk.write(vec![
         Write::Vertex(Arc::clone(&old_vertex)),
-        Write::Vote { vote: disk.vote(Phase::Prepare, 3), proposed: Some((disk.proposal(), disk.vote(Phase::PrePrepare, 3))) },
+        Write::Vote {
+            vote: disk.vote(Phase::Prepare, 3),
+            proposed: Some((disk.proposal(), disk.vote(Phase::PrePrepare, 3))),
+        },
         Write::Vote { vote: disk.vote(Phase::Commit, 3), proposed: None },
-        Write::Prepared(Prepared { certificate: disk.certificate(Phase::Prepare, Sequence(4), 3), proposal: disk.proposal() }),
+        Write::Prepared(Prepared {
+            certificate: disk.certificate(Phase::Prepare, Sequence(4), 3),
+            proposal: disk.proposal(),
+        }),
     ]);
     let certificate = disk.checkpoint(Some(next.hash()));
     let state = disk.state.opened(&disk.validators, &next);
     let mark = Mark { epoch: Epoch(1), ..Mark::default() };
     disk.write(vec![
         Write::Stable(Arc::clone(&certificate)),
-        Write::Epoch { certificate: Arc::clone(&certificate), validators: Arc::clone(&next), state: Box::new(state.clone()) },
+        Write::Epoch {
+            certificate: Arc::clone(&certificate),
+            validators: Arc::clone(&next),
+            state: Box::new(state.clone()),
+        },
         Write::Mark(mark),
     ]);
     let (mut disk, back) = disk.restart();
-    assert_eq!((back.validators.as_ref(), back.previous.as_deref()), (next.as_ref(), Some(disk.validators.as_ref())));
+    assert_eq!(
+        (back.validators.as_ref(), back.previous.as_deref()),
+        (next.as_ref(), Some(disk.validators.as_ref()))
+    );
     assert_eq!((back.state, back.mark), (state.clone(), mark));
-    assert_eq!((back.opening.sequence, back.opening.chain_hash), (Sequence(3), disk.state.chain_hash));
-    assert_eq!((back.opened_by.as_ref(), back.stable.as_ref()), (Some(&certificate), Some(&certificate)));
-    assert!(back.votes.is_empty() && back.proposal.is_none() && back.prepared.is_none() && back.successor.is_none());
+    assert_eq!(
+        (back.opening.sequence, back.opening.chain_hash),
+        (Sequence(3), disk.state.chain_hash)
+    );
+    assert_eq!(
+        (back.opened_by.as_ref(), back.stable.as_ref()),
+        (Some(&certificate), Some(&certificate))
+    );
+    assert!(
+        back.votes.is_empty()
+            && back.proposal.is_none()
+            && back.prepared.is_none()
+            && back.successor.is_none()
+    );
     assert!(back.view_change.is_none() && back.new_view.is_none() && back.certified.is_none());
     assert!(back.undecided.is_empty(), "a vertex of the old epoch counts only there");
-    assert_eq!(back.left_behind, [Arc::clone(&old_vertex)], "its author has to seal what was in it anew");
+    assert_eq!(
+        back.left_behind,
+        [Arc::clone(&old_vertex)],
+        "its author has to seal what was in it anew"
+    );
     let of_another = disk.storage.recover(&disk.genesis, key(1).public_key()).unwrap();
     assert!(of_another.left_behind.is_empty());
     // It is still served.
-    assert_eq!(disk.storage.lane(NodeId(0), cretoai_consensus::Height(0), cretoai_consensus::Height(9)).unwrap().len(), 1);
+    assert_eq!(
+        disk.storage
+            .lane(NodeId(0), cretoai_consensus::Height(0), cretoai_consensus::Height(9))
+            .unwrap()
+            .len(),
+        1
+    );
 
     (disk.validators, disk.state) = (next, state);
     disk.execute(true, 1);
     match disk.storage.records(Epoch(0), Sequence(2)).unwrap().unwrap() {
-        Message::Records { records, proof, .. } => assert_eq!((records.len(), proof.sequence()), (2, Sequence(3)), "never beyond its end"),
+        Message::Records { records, proof, .. } => {
+            assert_eq!((records.len(), proof.sequence()), (2, Sequence(3)), "never beyond its end")
+        }
         other => panic!("{other:?}"),
     }
-    assert_eq!(disk.storage.records(Epoch(0), Sequence(4)).unwrap(), Some(Message::Stable(certificate)));
+    assert_eq!(
+        disk.storage.records(Epoch(0), Sequence(4)).unwrap(),
+        Some(Message::Stable(certificate))
+    );
     match disk.storage.records(Epoch(1), Sequence(4)).unwrap().unwrap() {
-        Message::Records { epoch, records, .. } => assert_eq!((epoch, records.len()), (Epoch(1), 1)),
+        Message::Records { epoch, records, .. } => {
+            assert_eq!((epoch, records.len()), (Epoch(1), 1))
+        }
         other => panic!("{other:?}"),
     }
-    assert_eq!(disk.storage.records(Epoch(1), Sequence(3)).unwrap(), None, "sequence 3 is not of epoch 1");
+    assert_eq!(
+        disk.storage.records(Epoch(1), Sequence(3)).unwrap(),
+        None,
+        "sequence 3 is not of epoch 1"
+    );
 }

@@ -1,5 +1,6 @@
-//! What `w` nodes agree on (protocol: weak quorum, f+1 at n = 3f+1): among any `w` nodes at least one is honest while at
-//! most `w - 1` lie, so a smaller number can never make us believe something about the chain.
+//! What `w` nodes agree on (protocol: weak quorum, f+1 at n = 3f+1): among any `w` nodes at least
+//! one is honest while at most `w - 1` lie, so a smaller number can never make us believe something
+//! about the chain.
 
 use cretoai_control::api::NodeStatus;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +14,8 @@ pub struct Agreement {
     pub term: Option<Term>,
     /// Nodes whose chain hash at some sequence is not the one that `w` others report.
     pub dissenters: BTreeSet<String>,
-    /// `w` nodes each report two different chain hashes for this sequence: more nodes are faulty than the chain
-    /// tolerates. Then nothing is believed.
+    /// `w` nodes each report two different chain hashes for this sequence: more nodes are faulty
+    /// than the chain tolerates. Then nothing is believed.
     pub divided_at: Option<u64>,
 }
 
@@ -43,7 +44,8 @@ pub struct Term {
 pub fn agree(reports: &BTreeMap<String, &NodeStatus>, w: usize) -> Agreement {
     let mut claims: BTreeMap<u64, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
     for (name, report) in reports {
-        // One claim a node and sequence: a node that contradicts itself counts for its newest word alone.
+        // One claim a node and sequence: a node that contradicts itself counts for its newest word
+        // alone.
         let mut own: BTreeMap<u64, &str> = BTreeMap::new();
         for record in &report.recent {
             own.insert(record.sequence, &record.chain_hash);
@@ -67,20 +69,27 @@ pub fn agree(reports: &BTreeMap<String, &NodeStatus>, w: usize) -> Agreement {
     }
     let mut terms: BTreeMap<Term, usize> = BTreeMap::new();
     for report in reports.values() {
-        *terms.entry(Term { epoch: report.epoch, view: report.view, leader: report.leader.clone() }).or_default() += 1;
+        *terms
+            .entry(Term { epoch: report.epoch, view: report.view, leader: report.leader.clone() })
+            .or_default() += 1;
     }
-    agreement.term = terms.into_iter().filter(|(_, count)| *count >= w).map(|(term, _)| term).next_back();
+    agreement.term =
+        terms.into_iter().filter(|(_, count)| *count >= w).map(|(term, _)| term).next_back();
     if agreement.divided_at.is_some() {
         return Agreement { divided_at: agreement.divided_at, ..Agreement::default() };
     }
     agreement
 }
 
-/// What `w` of `reports` say alike: whether the chain holds proof of violations of the member `name`. Nothing if neither
-/// answer has `w` voices: nodes that are behind have not executed the proof yet, and liars never say it.
+/// What `w` of `reports` say alike: whether the chain holds proof of violations of the member
+/// `name`. Nothing if neither answer has `w` voices: nodes that are behind have not executed the
+/// proof yet, and liars never say it.
 #[must_use]
 pub fn suspects(reports: &BTreeMap<String, &NodeStatus>, w: usize, name: &str) -> Option<bool> {
-    let accusers = reports.values().filter(|report| report.suspected.iter().any(|suspect| suspect == name)).count();
+    let accusers = reports
+        .values()
+        .filter(|report| report.suspected.iter().any(|suspect| suspect == name))
+        .count();
     if accusers >= w {
         return Some(true);
     }
@@ -100,7 +109,12 @@ mod tests {
 
     #[test]
     fn nodes_at_different_sequences_are_compared_by_their_recent_records() {
-        let reports = [report("a", 100, "h"), report("b", 97, "h"), report("c", 99, "h"), report("d", 3, "h")];
+        let reports = [
+            report("a", 100, "h"),
+            report("b", 97, "h"),
+            report("c", 99, "h"),
+            report("d", 3, "h"),
+        ];
         let result = agreement(&reports, 2);
         assert_eq!(result.head.unwrap().sequence, 99);
         assert!(result.dissenters.is_empty());
@@ -118,7 +132,12 @@ mod tests {
 
     #[test]
     fn a_dissenter_is_named() {
-        let reports = [report("a", 10, "h"), report("b", 10, "h"), report("c", 10, "h"), report("d", 10, "lie")];
+        let reports = [
+            report("a", 10, "h"),
+            report("b", 10, "h"),
+            report("c", 10, "h"),
+            report("d", 10, "lie"),
+        ];
         let result = agreement(&reports, 2);
         assert_eq!(result.dissenters, BTreeSet::from(["d".to_string()]));
         assert_eq!(result.head.unwrap().chain_hash, "h-10");
@@ -132,7 +151,12 @@ mod tests {
 
     #[test]
     fn a_division_beyond_the_tolerance_is_seen_and_nothing_believed() {
-        let reports = [report("a", 10, "x"), report("b", 10, "x"), report("c", 10, "y"), report("d", 10, "y")];
+        let reports = [
+            report("a", 10, "x"),
+            report("b", 10, "x"),
+            report("c", 10, "y"),
+            report("d", 10, "y"),
+        ];
         let result = agreement(&reports, 2);
         assert!(result.divided_at.is_some());
         assert_eq!((result.head, result.term), (None, None));
@@ -145,10 +169,17 @@ mod tests {
             voice.suspected = suspected.iter().map(ToString::to_string).collect();
             voice
         };
-        let told = |voices: &[NodeStatus]| suspects(&voices.iter().map(|voice| (voice.name.clone(), voice)).collect(), 2, "d");
-        let (a, b, c, d) = (voice("a", &["d"]), voice("b", &["d", "d"]), voice("c", &[]), voice("d", &["a"]));
+        let told = |voices: &[NodeStatus]| {
+            suspects(&voices.iter().map(|voice| (voice.name.clone(), voice)).collect(), 2, "d")
+        };
+        let (a, b, c, d) =
+            (voice("a", &["d"]), voice("b", &["d", "d"]), voice("c", &[]), voice("d", &["a"]));
         assert_eq!(told(&[a.clone(), b, c.clone(), d.clone()]), Some(true));
-        assert_eq!(told(&[a.clone(), c.clone(), d.clone()]), Some(false), "one accuser may be a liar");
+        assert_eq!(
+            told(&[a.clone(), c.clone(), d.clone()]),
+            Some(false),
+            "one accuser may be a liar"
+        );
         assert_eq!(told(&[a, d]), None, "who is suspected cannot clear itself");
         assert_eq!(told(&[c]), None);
     }

@@ -1,5 +1,6 @@
-//! All output of a pass. Every irreversible step has a precondition: `create` fails if the object is there, a pod is
-//! deleted only by its UID. So a second operator, or this one after a crash, does no harm.
+//! All output of a pass. Every irreversible step has a precondition: `create` fails if the object
+//! is there, a pod is deleted only by its UID. So a second operator, or this one after a crash,
+//! does no harm.
 
 use crate::{
     build::{self, Wanted},
@@ -87,7 +88,11 @@ fn api_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> StepError {
 ///
 /// # Errors
 /// Why it was not done; the next pass tries again.
-pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<Option<Notice>, StepError> {
+pub async fn apply(
+    client: &Client,
+    seen: &Observation,
+    step: &Step,
+) -> Result<Option<Notice>, StepError> {
     let namespace = seen.view.cluster.names.namespace.as_str();
     match step {
         Step::CreateAdminKey => create_admin_key(client, &seen.view).await,
@@ -96,7 +101,10 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
             Ok(drift.as_ref().map(|drift| Notice {
                 reason: "DriftRepaired",
                 action: "Apply",
-                note: format!("{} was edited by hand ({drift}); put back. Change the CretoCluster instead", wanted.key),
+                note: format!(
+                    "{} was edited by hand ({drift}); put back. Change the CretoCluster instead",
+                    wanted.key
+                ),
                 warning: true,
                 related: Some(reference(namespace, wanted)),
             }))
@@ -106,7 +114,10 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
         Step::PushGenesis { pod, address, key, genesis } => {
             let nodes = seen.nodes.as_ref().ok_or(StepError::AdminKeyChanged)?;
             let what = || format!("giving {pod} the genesis");
-            nodes.put_genesis(*address, key.clone(), genesis.clone()).await.map_err(|source| StepError::Node { what: what(), source })?;
+            nodes
+                .put_genesis(*address, key.clone(), genesis.clone())
+                .await
+                .map_err(|source| StepError::Node { what: what(), source })?;
             Ok(None)
         }
         Step::ExpandVolume { claim, size } => {
@@ -114,7 +125,11 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
             let patch = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
             let what = format!("growing PersistentVolumeClaim {claim} to {size}");
             claims
-                .patch(claim, &PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }, &Patch::Merge(&patch))
+                .patch(
+                    claim,
+                    &PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() },
+                    &Patch::Merge(&patch),
+                )
                 .await
                 .map_err(api_error(what))?;
             Ok(Some(Notice {
@@ -128,15 +143,24 @@ pub async fn apply(client: &Client, seen: &Observation, step: &Step) -> Result<O
         Step::ReplacePod { pod, uid, .. } => {
             let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
             let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
-            let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            let parameters =
+                DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match pods.delete(pod, &parameters).await {
                 Ok(_) => {}
                 // Another one by now, or gone: what we wanted.
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(None),
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                    return Ok(None);
+                }
                 Err(error) => return Err(api_error(format!("replacing pod {pod}"))(error)),
             }
             let note = format!("{pod} is replaced, so that it runs the newest template");
-            Ok(Some(Notice { reason: "PodReplaced", action: "Replace", note, warning: false, related: None }))
+            Ok(Some(Notice {
+                reason: "PodReplaced",
+                action: "Replace",
+                note,
+                warning: false,
+                related: None,
+            }))
         }
     }
 }
@@ -152,25 +176,37 @@ fn reference(namespace: &str, wanted: &Wanted) -> ObjectReference {
     }
 }
 
-/// Applies an object; if a list still holds what somebody else put there, which server-side apply leaves alone, replaces
-/// the lists.
+/// Applies an object; if a list still holds what somebody else put there, which server-side apply
+/// leaves alone, replaces the lists.
 async fn put(client: &Client, namespace: &str, wanted: &Wanted) -> Result<(), StepError> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wanted.key.kind.resource());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), namespace, &wanted.key.kind.resource());
     let what = || format!("applying {}", wanted.key);
     let result = api
-        .patch(&wanted.key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&wanted.object))
+        .patch(
+            &wanted.key.name,
+            &PatchParams::apply(MANAGER).force(),
+            &Patch::Apply(&wanted.object),
+        )
         .await
         .map_err(api_error(what()))?;
     if drift::difference(&wanted.object, &serde_json::to_value(result)?).is_some() {
-        let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        api.patch(&wanted.key.name, &parameters, &Patch::Merge(&wanted.object)).await.map_err(api_error(what()))?;
+        let parameters =
+            PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        api.patch(&wanted.key.name, &parameters, &Patch::Merge(&wanted.object))
+            .await
+            .map_err(api_error(what()))?;
     }
     Ok(())
 }
 
 fn owners(view: &View) -> Result<Option<Vec<OwnerReference>>, serde_json::Error> {
     let owners = build::retained_owners(&view.cluster);
-    if owners.is_empty() { Ok(None) } else { owners.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().map(Some) }
+    if owners.is_empty() {
+        Ok(None)
+    } else {
+        owners.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().map(Some)
+    }
 }
 
 /// Metadata of what is created once.
@@ -206,7 +242,13 @@ async fn create_admin_key(client: &Client, view: &View) -> Result<Option<Notice>
                 "admin key {} made; keep a copy of Secret {name}: nothing else can change this chain's members",
                 key.public_key().fingerprint()
             );
-            Ok(Some(Notice { reason: "AdminKeyCreated", action: "Create", note, warning: false, related: None }))
+            Ok(Some(Notice {
+                reason: "AdminKeyCreated",
+                action: "Create",
+                note,
+                warning: false,
+                related: None,
+            }))
         }
         // Somebody was faster: the next look uses theirs.
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
@@ -214,9 +256,20 @@ async fn create_admin_key(client: &Client, view: &View) -> Result<Option<Notice>
     }
 }
 
-async fn create_genesis(client: &Client, seen: &Observation, genesis: &Genesis) -> Result<Option<Notice>, StepError> {
-    let admin = seen.admin.as_ref().filter(|admin| *admin.public_key() == genesis.admin_key).ok_or(StepError::AdminKeyChanged)?;
-    let signed = SignedGenesis { genesis: genesis.clone(), signature: admin.sign(&genesis.signing_message()) };
+async fn create_genesis(
+    client: &Client,
+    seen: &Observation,
+    genesis: &Genesis,
+) -> Result<Option<Notice>, StepError> {
+    let admin = seen
+        .admin
+        .as_ref()
+        .filter(|admin| *admin.public_key() == genesis.admin_key)
+        .ok_or(StepError::AdminKeyChanged)?;
+    let signed = SignedGenesis {
+        genesis: genesis.clone(),
+        signature: admin.sign(&genesis.signing_message()),
+    };
     let name = seen.view.cluster.names.genesis();
     let config_map = ConfigMap {
         metadata: metadata(&seen.view, name.clone())?,
@@ -224,11 +277,22 @@ async fn create_genesis(client: &Client, seen: &Observation, genesis: &Genesis) 
         binary_data: Some(BTreeMap::from([(GENESIS_KEY.to_string(), ByteString(signed.encode()))])),
         ..ConfigMap::default()
     };
-    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &seen.view.cluster.names.namespace);
+    let config_maps: Api<ConfigMap> =
+        Api::namespaced(client.clone(), &seen.view.cluster.names.namespace);
     match config_maps.create(&created_by(), &config_map).await {
         Ok(_) => {
-            let note = format!("chain {} is born with {} validators, kept in ConfigMap {name}", genesis.chain_id(), genesis.members.len());
-            Ok(Some(Notice { reason: "GenesisCreated", action: "Create", note, warning: false, related: None }))
+            let note = format!(
+                "chain {} is born with {} validators, kept in ConfigMap {name}",
+                genesis.chain_id(),
+                genesis.members.len()
+            );
+            Ok(Some(Notice {
+                reason: "GenesisCreated",
+                action: "Create",
+                note,
+                warning: false,
+                related: None,
+            }))
         }
         // Somebody was faster: the next look adopts theirs.
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
@@ -236,16 +300,26 @@ async fn create_genesis(client: &Client, seen: &Observation, genesis: &Genesis) 
     }
 }
 
-async fn set_retention(client: &Client, view: &View, genesis: bool) -> Result<Option<Notice>, StepError> {
+async fn set_retention(
+    client: &Client,
+    view: &View,
+    genesis: bool,
+) -> Result<Option<Notice>, StepError> {
     let names = &view.cluster.names;
-    let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": build::retained_owners(&view.cluster) } }));
+    let patch = Patch::Merge(
+        json!({ "metadata": { "ownerReferences": build::retained_owners(&view.cluster) } }),
+    );
     let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
     if genesis {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), &names.namespace);
-        api.patch_metadata(&names.genesis(), &parameters, &patch).await.map_err(api_error("setting the retention of the genesis"))?;
+        api.patch_metadata(&names.genesis(), &parameters, &patch)
+            .await
+            .map_err(api_error("setting the retention of the genesis"))?;
     } else {
         let api: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
-        api.patch_metadata(&names.admin_key(), &parameters, &patch).await.map_err(api_error("setting the retention of the admin key"))?;
+        api.patch_metadata(&names.admin_key(), &parameters, &patch)
+            .await
+            .map_err(api_error("setting the retention of the admin key"))?;
     }
     Ok(None)
 }

@@ -1,7 +1,8 @@
 //! Whether a live object is as we want it.
 //!
-//! The API server adds defaults and others may add labels; both are theirs. What we want must be there: every field of
-//! it, lists as a whole. The first difference is named, so that the Event about a repaired edit says what it was.
+//! The API server adds defaults and others may add labels; both are theirs. What we want must be
+//! there: every field of it, lists as a whole. The first difference is named, so that the Event
+//! about a repaired edit says what it was.
 
 use crate::quantity;
 use serde_json::Value;
@@ -25,20 +26,32 @@ fn compare(path: &str, wanted: &Value, live: &Value) -> Option<String> {
         }),
         (Value::Array(wanted), Value::Array(live)) => {
             if wanted.len() != live.len() {
-                return Some(format!("{path} has {} entries instead of {}", live.len(), wanted.len()));
+                return Some(format!(
+                    "{path} has {} entries instead of {}",
+                    live.len(),
+                    wanted.len()
+                ));
             }
-            wanted.iter().zip(live).enumerate().find_map(|(index, (wanted, live))| compare(&format!("{path}[{index}]"), wanted, live))
+            wanted.iter().zip(live).enumerate().find_map(|(index, (wanted, live))| {
+                compare(&format!("{path}[{index}]"), wanted, live)
+            })
         }
         (Value::String(wanted), Value::String(live)) if quantity::same(wanted, live) => None,
         (wanted, live) if wanted == live => None,
         (_, Value::Null) => Some(format!("{path} is missing")),
-        (wanted, live) => Some(format!("{path} is {} instead of {}", shorten(live), shorten(wanted))),
+        (wanted, live) => {
+            Some(format!("{path} is {} instead of {}", shorten(live), shorten(wanted)))
+        }
     }
 }
 
 fn shorten(value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() > 80 { text.chars().take(77).chain("...".chars()).collect() } else { text }
+    if text.chars().count() > 80 {
+        text.chars().take(77).chain("...".chars()).collect()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -57,8 +70,14 @@ mod tests {
     fn an_edit_is_named() {
         let wanted = json!({"spec": {"ports": [{"port": 80}], "replicas": 4}});
         for (live, sentence) in [
-            (json!({"spec": {"ports": [{"port": 81}], "replicas": 4}}), "spec.ports[0].port is 81 instead of 80"),
-            (json!({"spec": {"ports": [{"port": 80}, {"port": 1}], "replicas": 4}}), "spec.ports has 2 entries instead of 1"),
+            (
+                json!({"spec": {"ports": [{"port": 81}], "replicas": 4}}),
+                "spec.ports[0].port is 81 instead of 80",
+            ),
+            (
+                json!({"spec": {"ports": [{"port": 80}, {"port": 1}], "replicas": 4}}),
+                "spec.ports has 2 entries instead of 1",
+            ),
             (json!({"spec": {"ports": [{"port": 80}]}}), "spec.replicas is missing"),
             (json!({}), "spec is missing"),
         ] {
@@ -68,7 +87,8 @@ mod tests {
 
     #[test]
     fn long_values_are_shortened() {
-        let text = difference(&json!({"a": "x".repeat(500)}), &json!({"a": "y"})).unwrap_or_default();
+        let text =
+            difference(&json!({"a": "x".repeat(500)}), &json!({"a": "y"})).unwrap_or_default();
         assert!(text.len() < 150, "{text}");
     }
 }

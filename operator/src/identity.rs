@@ -1,8 +1,9 @@
-//! Which chain the pods of a CretoCluster belong to, decided from what is there and never from memory.
+//! Which chain the pods of a CretoCluster belong to, decided from what is there and never from
+//! memory.
 //!
-//! Volumes, genesis and admin key share one retention. If all of them are there, a new CretoCluster of the name adopts
-//! them and the chain goes on. If some are missing or left over, nothing is done and the sentence names them: an empty
-//! chain never takes the place of data.
+//! Volumes, genesis and admin key share one retention. If all of them are there, a new CretoCluster
+//! of the name adopts them and the chain goes on. If some are missing or left over, nothing is done
+//! and the sentence names them: an empty chain never takes the place of data.
 
 use crate::view::{AdminKey, GenesisFound, View};
 use cretoai_consensus::{Hash, SignedGenesis};
@@ -87,7 +88,13 @@ impl RefusalReason {
     /// Whether it is about the keys, so that the condition KeysValid is false.
     #[must_use]
     pub const fn concerns_keys(self) -> bool {
-        matches!(self, Self::GenesisMissing | Self::GenesisInvalid | Self::AdminKeyMissing | Self::AdminKeyWrong)
+        matches!(
+            self,
+            Self::GenesisMissing
+                | Self::GenesisInvalid
+                | Self::AdminKeyMissing
+                | Self::AdminKeyWrong
+        )
     }
 }
 
@@ -107,10 +114,18 @@ pub fn decide(view: &View) -> Result<Identity, Hold> {
     ]
     .into_iter()
     .flatten()
-    .chain(view.volumes.values().filter(|volume| volume.departing).map(|volume| format!("PersistentVolumeClaim {}", volume.name)))
+    .chain(
+        view.volumes
+            .values()
+            .filter(|volume| volume.departing)
+            .map(|volume| format!("PersistentVolumeClaim {}", volume.name)),
+    )
     .collect();
     if !departing.is_empty() {
-        return Err(Hold::Departing(format!("waits until {} of an earlier CretoCluster of this name is deleted", departing.join(", "))));
+        return Err(Hold::Departing(format!(
+            "waits until {} of an earlier CretoCluster of this name is deleted",
+            departing.join(", ")
+        )));
     }
     match &view.genesis {
         GenesisFound::Departing => Err(Hold::Departing(String::new())),
@@ -131,8 +146,10 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
     let names = &view.cluster.names;
     let content = &genesis.genesis;
     let chain = content.chain_id().to_string();
-    // A cluster that we have seen alive is repaired; one that we have not is adopted whole or not at all.
-    let seen_alive = view.cluster.status.bootstrapped && view.cluster.status.chain_id.as_deref() == Some(chain.as_str());
+    // A cluster that we have seen alive is repaired; one that we have not is adopted whole or not
+    // at all.
+    let seen_alive = view.cluster.status.bootstrapped
+        && view.cluster.status.chain_id.as_deref() == Some(chain.as_str());
     if content.members.len() != view.cluster.replicas {
         return refuse(
             RefusalReason::ReplicasDiffer,
@@ -144,8 +161,12 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
             ),
         );
     }
-    if let Some((expected, found)) =
-        view.cluster.pods().zip(&content.members).find(|(pod, member)| **pod != member.name).map(|(pod, member)| (pod, &member.name))
+    if let Some((expected, found)) = view
+        .cluster
+        .pods()
+        .zip(&content.members)
+        .find(|(pod, member)| **pod != member.name)
+        .map(|(pod, member)| (pod, &member.name))
     {
         return refuse(
             RefusalReason::GenesisInvalid,
@@ -162,11 +183,16 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
     if !foreign.is_empty() && !seen_alive {
         return refuse(
             RefusalReason::PartsMissing,
-            format!("PersistentVolumeClaim {} is not of the retained chain {chain}; put the original volumes back", foreign.join(", ")),
+            format!(
+                "PersistentVolumeClaim {} is not of the retained chain {chain}; put the original volumes back",
+                foreign.join(", ")
+            ),
         );
     }
-    let missing: Vec<String> =
-        (0..view.cluster.replicas).filter(|ordinal| !view.volumes.contains_key(ordinal)).map(|ordinal| names.volume(ordinal)).collect();
+    let missing: Vec<String> = (0..view.cluster.replicas)
+        .filter(|ordinal| !view.volumes.contains_key(ordinal))
+        .map(|ordinal| names.volume(ordinal))
+        .collect();
     if !missing.is_empty() && !seen_alive {
         return refuse(
             RefusalReason::PartsMissing,
@@ -193,7 +219,8 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
             );
         }
         other => {
-            let what = if let AdminKey::Unreadable(why) = other { why.as_str() } else { "it is missing" };
+            let what =
+                if let AdminKey::Unreadable(why) = other { why.as_str() } else { "it is missing" };
             let message = format!(
                 "Secret {} with the admin key of chain {chain} cannot be used: {what}; the chain runs on, but its nodes answer nobody else; put the Secret back from a backup, no new key is made",
                 names.admin_key()
@@ -213,7 +240,10 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
 }
 
 fn member_volumes(view: &View) -> impl Iterator<Item = &crate::view::Volume> {
-    view.volumes.iter().filter(|(ordinal, _)| **ordinal < view.cluster.replicas).map(|(_, volume)| volume)
+    view.volumes
+        .iter()
+        .filter(|(ordinal, _)| **ordinal < view.cluster.replicas)
+        .map(|(_, volume)| volume)
 }
 
 /// There is no genesis: a chain may be born, if nothing of an earlier one is there.
@@ -237,7 +267,9 @@ fn begin(view: &View) -> Result<Identity, Hold> {
         .map(|volume| format!("PersistentVolumeClaim {}", volume.name))
         .collect();
     let admin = match &view.admin_key {
-        AdminKey::Present { key, made_for, .. } if made_for.as_deref() == Some(uid) => Some(key.fingerprint()),
+        AdminKey::Present { key, made_for, .. } if made_for.as_deref() == Some(uid) => {
+            Some(key.fingerprint())
+        }
         AdminKey::Missing | AdminKey::Departing => None,
         AdminKey::Present { .. } | AdminKey::Unreadable(_) => {
             left_over.push(format!("Secret {}", names.admin_key()));
@@ -255,7 +287,10 @@ fn begin(view: &View) -> Result<Identity, Hold> {
         );
     }
     for (ordinal, report) in &view.reports {
-        if let crate::view::Report::Attested(crate::view::Attested { chain_id: Some(chain), .. }) = report {
+        if let crate::view::Report::Attested(crate::view::Attested {
+            chain_id: Some(chain), ..
+        }) = report
+        {
             return refuse(
                 RefusalReason::VolumesHoldChain,
                 format!(

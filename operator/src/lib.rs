@@ -1,13 +1,14 @@
 //! The CretoAI operator: turns a `CretoCluster` into a live chain and keeps it so.
 //!
-//! One pass is [`reconcile`]: [`observe`] (all input) -> [`validate`] -> [`plan`] (pure, at most one disruptive step) ->
-//! [`apply`] (all output) -> [`status`] (pure). What a pass decides depends on what it sees in that pass alone, never on
-//! memory, so that the operator may be killed at any moment. Builders in [`build`] are pure functions from the
-//! validated cluster to Kubernetes objects.
+//! One pass is [`reconcile`]: [`observe`] (all input) -> [`validate`] -> [`plan`] (pure, at most
+//! one disruptive step) -> [`apply`] (all output) -> [`status`] (pure). What a pass decides depends
+//! on what it sees in that pass alone, never on memory, so that the operator may be killed at any
+//! moment. Builders in [`build`] are pure functions from the validated cluster to Kubernetes
+//! objects.
 //!
-//! The rules that it keeps: a genesis is created once and never again; nobody becomes a validator without attestation;
-//! no single node is believed about the chain; our own actions never take the quorum away from a chain that tolerates
-//! a fault; data is never replaced by an empty chain.
+//! The rules that it keeps: a genesis is created once and never again; nobody becomes a validator
+//! without attestation; no single node is believed about the chain; our own actions never take the
+//! quorum away from a chain that tolerates a fault; data is never replaced by an empty chain.
 
 pub mod agree;
 pub mod apply;

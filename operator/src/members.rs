@@ -9,7 +9,8 @@ use cretoai_consensus::{FaultModel, Quorum, SignedGenesis};
 use cretoai_control::api::{NodeStatus, Role};
 use std::collections::BTreeMap;
 
-/// A node that is further behind what the others agree on cannot vote now. As many records as a node reports.
+/// A node that is further behind what the others agree on cannot vote now. As many records as a
+/// node reports.
 const MAX_LAG: u64 = 64;
 
 /// How a validator stands.
@@ -98,23 +99,34 @@ impl Roll {
     /// Whether validator `ordinal` takes part.
     #[must_use]
     pub fn takes_part(&self, ordinal: usize) -> bool {
-        self.members.iter().any(|member| member.ordinal == ordinal && member.standing == Standing::Participating)
+        self.members
+            .iter()
+            .any(|member| member.ordinal == ordinal && member.standing == Standing::Participating)
     }
 
     /// How many say that they are connected to a quorum and caught up.
     #[must_use]
     pub fn ready(&self) -> usize {
-        self.members.iter().filter(|member| member.status.as_ref().is_some_and(|status| status.ready)).count()
+        self.members
+            .iter()
+            .filter(|member| member.status.as_ref().is_some_and(|status| status.ready))
+            .count()
     }
 
     /// Those that do not take part, each with the reason.
     #[must_use]
     pub fn absent(&self) -> Vec<String> {
-        let absent = self.members.iter().filter(|member| member.standing != Standing::Participating);
+        let absent =
+            self.members.iter().filter(|member| member.standing != Standing::Participating);
         absent
             .map(|member| {
                 let why = member.message.as_deref().unwrap_or_default();
-                format!("{} ({}{}{why})", member.name, member.standing.as_str(), if why.is_empty() { "" } else { ": " })
+                format!(
+                    "{} ({}{}{why})",
+                    member.name,
+                    member.standing.as_str(),
+                    if why.is_empty() { "" } else { ": " }
+                )
             })
             .collect()
     }
@@ -133,7 +145,9 @@ fn unborn(view: &View) -> Roll {
     let members = (0..view.cluster.replicas)
         .map(|ordinal| {
             let (standing, message) = match (view.pods.get(&ordinal), view.reports.get(&ordinal)) {
-                (_, Some(Report::Attested(_))) => (Standing::Waiting, Some("attested, waits for the genesis".to_string())),
+                (_, Some(Report::Attested(_))) => {
+                    (Standing::Waiting, Some("attested, waits for the genesis".to_string()))
+                }
                 (_, Some(Report::Status(_))) => (Standing::Waiting, None),
                 (_, Some(Report::Refused(why))) => (Standing::Foreign, Some(why.clone())),
                 (pod, report) => down(pod, report),
@@ -184,14 +198,20 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
                     status.sequence, quorum.w
                 )),
             ),
-            _ if status.chain_id.is_some() && !of_this_chain(status) => {
-                (Standing::Foreign, Some(format!("its volume holds chain {}, not {chain}", status.chain_id.as_deref().unwrap_or_default())))
-            }
+            _ if status.chain_id.is_some() && !of_this_chain(status) => (
+                Standing::Foreign,
+                Some(format!(
+                    "its volume holds chain {}, not {chain}",
+                    status.chain_id.as_deref().unwrap_or_default()
+                )),
+            ),
             Role::Waiting => (Standing::Waiting, says()),
             Role::Learner => (Standing::Learner, says()),
             Role::Checking => (Standing::CatchingUp, says()),
             Role::Stale => (Standing::Stale, says()),
-            Role::Validator if status.sequence.saturating_add(MAX_LAG) < head => (Standing::CatchingUp, says()),
+            Role::Validator if status.sequence.saturating_add(MAX_LAG) < head => {
+                (Standing::CatchingUp, says())
+            }
             Role::Validator => (Standing::Participating, says().filter(|_| !status.ready)),
         }
     };
@@ -220,7 +240,8 @@ fn of_chain(view: &View, genesis: &SignedGenesis) -> Roll {
                 standing,
                 message,
                 version: status.as_ref().map(|status| status.version.clone()),
-                suspected: agree::suspects(&reports, quorum.w, &member.name).filter(|_| agreement.divided_at.is_none()),
+                suspected: agree::suspects(&reports, quorum.w, &member.name)
+                    .filter(|_| agreement.divided_at.is_none()),
                 status,
             }
         })
@@ -238,8 +259,12 @@ fn down(pod: Option<&Pod>, report: Option<&Report>) -> (Standing, Option<String>
         None => (Standing::Down, Some("its pod does not exist yet".to_string())),
         Some(pod) if pod.leaving => (Standing::Down, Some("its pod is being deleted".to_string())),
         Some(Pod { trouble: Some(trouble), .. }) => (Standing::Down, Some(trouble.clone())),
-        Some(pod) if pod.ready => (Standing::Unreachable, silence.or_else(|| Some("it has no address yet".to_string()))),
-        Some(pod) if pod.running => (Standing::Silent, silence.or_else(|| Some("it has no address yet".to_string()))),
+        Some(pod) if pod.ready => {
+            (Standing::Unreachable, silence.or_else(|| Some("it has no address yet".to_string())))
+        }
+        Some(pod) if pod.running => {
+            (Standing::Silent, silence.or_else(|| Some("it has no address yet".to_string())))
+        }
         Some(_) => (Standing::Down, Some("its container does not run yet".to_string())),
     }
 }

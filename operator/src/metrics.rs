@@ -1,6 +1,9 @@
-//! The operator's own metrics. Labels come from fixed lists: no name of a cluster or pod ever becomes one.
+//! The operator's own metrics. Labels come from fixed lists: no name of a cluster or pod ever
+//! becomes one.
 
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// All metrics.
 #[derive(Clone, Debug)]
@@ -24,12 +27,21 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let metrics = Self {
-            passes: IntCounterVec::new(Opts::new("creto_operator_reconcile_total", "Reconciliations by result"), &["result"])?,
-            seconds: Histogram::with_opts(
-                HistogramOpts::new("creto_operator_reconcile_seconds", "Duration of a reconciliation")
-                    .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            passes: IntCounterVec::new(
+                Opts::new("creto_operator_reconcile_total", "Reconciliations by result"),
+                &["result"],
             )?,
-            steps: IntCounterVec::new(Opts::new("creto_operator_steps_total", "Steps done, by kind and result"), &["step", "result"])?,
+            seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "creto_operator_reconcile_seconds",
+                    "Duration of a reconciliation",
+                )
+                .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            )?,
+            steps: IntCounterVec::new(
+                Opts::new("creto_operator_steps_total", "Steps done, by kind and result"),
+                &["step", "result"],
+            )?,
             leader: IntGauge::new("creto_operator_leader", "1 if this process holds the lease")?,
             registry,
         };

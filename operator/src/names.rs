@@ -1,4 +1,5 @@
-//! Names, labels, annotations and ports. One place, because the node, the charts and the documentation rely on them.
+//! Names, labels, annotations and ports. One place, because the node, the charts and the
+//! documentation rely on them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ pub const MANAGER: &str = "creto-operator";
 pub const NODE: &str = "cretoai-node";
 /// Label on volumes and annotation on the admin key: the UID of the chain's first CretoCluster.
 pub const CLUSTER_UID: &str = "cretoai.io/cluster-uid";
-/// Annotation on every object that we apply: hash of what we want, so that an edit by hand is told from our own update.
+/// Annotation on every object that we apply: hash of what we want, so that an edit by hand is told
+/// from our own update.
 pub const WANTED: &str = "cretoai.io/wanted";
 /// Annotation on the pod template: hash of `node.toml`, so that a change of it rolls the pods.
 pub const CONFIG_HASH: &str = "cretoai.io/config";

@@ -9,7 +9,8 @@ use cretoai_control::{
 use futures::future::BoxFuture;
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
-/// How long one question may take. Short, since a pass asks all nodes at once and its status should be fresh.
+/// How long one question may take. Short, since a pass asks all nodes at once and its status should
+/// be fresh.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a node gave no answer that counts.
@@ -27,7 +28,9 @@ impl From<ControlError> for NodeError {
     fn from(error: ControlError) -> Self {
         let text = error.to_string();
         match error {
-            ControlError::Handshake { source, .. } if source.kind() == ErrorKind::InvalidData => Self::Refused(text),
+            ControlError::Handshake { source, .. } if source.kind() == ErrorKind::InvalidData => {
+                Self::Refused(text)
+            }
             ControlError::Refused { .. } | ControlError::Attestation { .. } => Self::Refused(text),
             _ => Self::Silent(text),
         }
@@ -37,11 +40,24 @@ impl From<ControlError> for NodeError {
 /// Nodes of one cluster.
 pub trait NodeClient: Send + Sync {
     /// Who is at `address`? The answer is proven to be the key's own, for this nonce.
-    fn attest(&self, address: SocketAddr, nonce: [u8; 32]) -> BoxFuture<'_, Result<(PublicKey, Attestation), NodeError>>;
+    fn attest(
+        &self,
+        address: SocketAddr,
+        nonce: [u8; 32],
+    ) -> BoxFuture<'_, Result<(PublicKey, Attestation), NodeError>>;
     /// Gives the node its genesis.
-    fn put_genesis(&self, address: SocketAddr, expect: PublicKey, genesis: Arc<SignedGenesis>) -> BoxFuture<'_, Result<(), NodeError>>;
+    fn put_genesis(
+        &self,
+        address: SocketAddr,
+        expect: PublicKey,
+        genesis: Arc<SignedGenesis>,
+    ) -> BoxFuture<'_, Result<(), NodeError>>;
     /// How is the node that holds `expect`?
-    fn status(&self, address: SocketAddr, expect: PublicKey) -> BoxFuture<'_, Result<NodeStatus, NodeError>>;
+    fn status(
+        &self,
+        address: SocketAddr,
+        expect: PublicKey,
+    ) -> BoxFuture<'_, Result<NodeStatus, NodeError>>;
 }
 
 /// Makes the client of a cluster from its admin key.
@@ -63,23 +79,44 @@ impl Connector for Network {
     }
 }
 
-async fn in_time<T>(address: SocketAddr, call: impl Future<Output = Result<T, ControlError>>) -> Result<T, NodeError> {
+async fn in_time<T>(
+    address: SocketAddr,
+    call: impl Future<Output = Result<T, ControlError>>,
+) -> Result<T, NodeError> {
     match tokio::time::timeout(ANSWER_LIMIT, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(NodeError::Silent(format!("{address} did not answer within {} s", ANSWER_LIMIT.as_secs()))),
+        Err(_) => Err(NodeError::Silent(format!(
+            "{address} did not answer within {} s",
+            ANSWER_LIMIT.as_secs()
+        ))),
     }
 }
 
 impl NodeClient for ControlClient {
-    fn attest(&self, address: SocketAddr, nonce: [u8; 32]) -> BoxFuture<'_, Result<(PublicKey, Attestation), NodeError>> {
+    fn attest(
+        &self,
+        address: SocketAddr,
+        nonce: [u8; 32],
+    ) -> BoxFuture<'_, Result<(PublicKey, Attestation), NodeError>> {
         Box::pin(async move { in_time(address, self.attest(address, &nonce)).await })
     }
 
-    fn put_genesis(&self, address: SocketAddr, expect: PublicKey, genesis: Arc<SignedGenesis>) -> BoxFuture<'_, Result<(), NodeError>> {
-        Box::pin(async move { in_time(address, self.put_genesis(address, &expect, &genesis)).await })
+    fn put_genesis(
+        &self,
+        address: SocketAddr,
+        expect: PublicKey,
+        genesis: Arc<SignedGenesis>,
+    ) -> BoxFuture<'_, Result<(), NodeError>> {
+        Box::pin(
+            async move { in_time(address, self.put_genesis(address, &expect, &genesis)).await },
+        )
     }
 
-    fn status(&self, address: SocketAddr, expect: PublicKey) -> BoxFuture<'_, Result<NodeStatus, NodeError>> {
+    fn status(
+        &self,
+        address: SocketAddr,
+        expect: PublicKey,
+    ) -> BoxFuture<'_, Result<NodeStatus, NodeError>> {
         Box::pin(async move { in_time(address, self.status(address, &expect)).await })
     }
 }

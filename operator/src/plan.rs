@@ -1,8 +1,9 @@
 //! What to do next: a pure function from what one pass sees.
 //!
-//! Rules: nothing is done while a person has to decide; the genesis is made only when every validator was attested in
-//! this very pass, on a volume of this cluster that holds nothing; at most one step of a plan disturbs a node, and only
-//! within the one [`DisruptionBudget`] that all such steps share.
+//! Rules: nothing is done while a person has to decide; the genesis is made only when every
+//! validator was attested in this very pass, on a volume of this cluster that holds nothing; at
+//! most one step of a plan disturbs a node, and only within the one [`DisruptionBudget`] that all
+//! such steps share.
 
 use crate::{
     build::{self, Blueprint, Kind, Owner, Wanted},
@@ -34,7 +35,8 @@ pub enum Step {
         /// Whether it is the ConfigMap with the genesis; else it is the Secret.
         genesis: bool,
     },
-    /// Sign this genesis and create its ConfigMap. Created, never applied: whoever finds one adopts it.
+    /// Sign this genesis and create its ConfigMap. Created, never applied: whoever finds one adopts
+    /// it.
     CreateGenesis(Box<Genesis>),
     /// Give a node the genesis.
     PushGenesis {
@@ -54,7 +56,8 @@ pub enum Step {
         /// The size.
         size: String,
     },
-    /// Delete a pod, so that the StatefulSet makes it anew from the newest template. The only step that disturbs a node.
+    /// Delete a pod, so that the StatefulSet makes it anew from the newest template. The only step
+    /// that disturbs a node.
     ReplacePod {
         /// Its ordinal.
         ordinal: usize,
@@ -86,11 +89,15 @@ impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Apply { wanted, drift: None } => write!(f, "apply {}", wanted.key),
-            Self::Apply { wanted, drift: Some(drift) } => write!(f, "put {} back ({drift})", wanted.key),
+            Self::Apply { wanted, drift: Some(drift) } => {
+                write!(f, "put {} back ({drift})", wanted.key)
+            }
             Self::PushGenesis { pod, .. } => write!(f, "give {pod} the genesis"),
             Self::ExpandVolume { claim, size } => write!(f, "grow {claim} to {size}"),
             Self::ReplacePod { pod, uid, .. } => write!(f, "replace {pod} ({uid})"),
-            Self::CreateAdminKey | Self::SetRetention { .. } | Self::CreateGenesis(_) => f.write_str(self.name()),
+            Self::CreateAdminKey | Self::SetRetention { .. } | Self::CreateGenesis(_) => {
+                f.write_str(self.name())
+            }
         }
     }
 }
@@ -131,7 +138,14 @@ pub fn plan(view: &View, settings: &Settings, now_ms: u64) -> Plan {
     let decision = foreign_objects(view).map_or_else(|| identity::decide(view), Err);
     let identity = decision.as_ref().ok().cloned();
     let roll = members::roll_call(view, identity.as_ref());
-    let mut plan = Plan { steps: Vec::new(), stage: Stage::Born, identity, roll, outdated: Vec::new(), rollout_waits: None };
+    let mut plan = Plan {
+        steps: Vec::new(),
+        stage: Stage::Born,
+        identity,
+        roll,
+        outdated: Vec::new(),
+        rollout_waits: None,
+    };
     match decision {
         Err(Hold::NoAdminKey) => {
             plan.stage = Stage::Unborn("the admin key is being made".to_string());
@@ -150,11 +164,18 @@ pub fn plan(view: &View, settings: &Settings, now_ms: u64) -> Plan {
 /// Objects that stand under our names and are not ours.
 fn foreign_objects(view: &View) -> Option<Hold> {
     let of = |owner: Owner| -> Vec<String> {
-        view.live.iter().filter(|(_, live)| build::owner_of(live, &view.cluster.uid) == owner).map(|(key, _)| key.to_string()).collect()
+        view.live
+            .iter()
+            .filter(|(_, live)| build::owner_of(live, &view.cluster.uid) == owner)
+            .map(|(key, _)| key.to_string())
+            .collect()
     };
     let (foreign, departing) = (of(Owner::Foreign), of(Owner::Departing));
     if !foreign.is_empty() {
-        let message = format!("{} exists and is not of this CretoCluster; delete it, or choose another metadata.name", foreign.join(", "));
+        let message = format!(
+            "{} exists and is not of this CretoCluster; delete it, or choose another metadata.name",
+            foreign.join(", ")
+        );
         return Some(Hold::Refused(Refusal { reason: RefusalReason::NameTaken, message }));
     }
     if !departing.is_empty() {
@@ -163,13 +184,22 @@ fn foreign_objects(view: &View) -> Option<Hold> {
     None
 }
 
-fn with_identity(view: &View, settings: &Settings, identity: &Identity, now_ms: u64, plan: &mut Plan) {
+fn with_identity(
+    view: &View,
+    settings: &Settings,
+    identity: &Identity,
+    now_ms: u64,
+    plan: &mut Plan,
+) {
     plan.steps.extend(retention(view));
     let applied = objects(view, settings, identity);
-    let settled = !applied.iter().any(|step| matches!(step, Step::Apply { wanted, .. } if wanted.key.kind == Kind::StatefulSet));
+    let settled = !applied.iter().any(
+        |step| matches!(step, Step::Apply { wanted, .. } if wanted.key.kind == Kind::StatefulSet),
+    );
     plan.steps.extend(applied);
     plan.steps.extend(expansions(view));
-    let revision = view.stateful_set().and_then(crate::view::StatefulSet::revision).filter(|_| settled);
+    let revision =
+        view.stateful_set().and_then(crate::view::StatefulSet::revision).filter(|_| settled);
     let outdated: Vec<usize> = match revision {
         Some(revision) => {
             let current = |pod: &crate::view::Pod| pod.revision.as_deref() == Some(revision);
@@ -179,12 +209,19 @@ fn with_identity(view: &View, settings: &Settings, identity: &Identity, now_ms: 
     };
     plan.outdated = outdated.iter().map(|ordinal| view.cluster.names.pod(*ordinal)).collect();
     let budget = DisruptionBudget { roll: &plan.roll, born: identity.born.is_some() };
-    let (replaced, waits) = next_replacement(view, &outdated, &budget).map_or_else(|waits| (None, Some(waits)), |step| (step, None));
+    let (replaced, waits) = next_replacement(view, &outdated, &budget)
+        .map_or_else(|waits| (None, Some(waits)), |step| (step, None));
     plan.rollout_waits = waits;
     if let Some(genesis) = &identity.born {
         plan.steps.extend(pushes(view, genesis, replaced.as_ref()));
     } else {
-        plan.stage = match birth(view, identity, &plan.roll, revision.is_some() && outdated.is_empty(), now_ms) {
+        plan.stage = match birth(
+            view,
+            identity,
+            &plan.roll,
+            revision.is_some() && outdated.is_empty(),
+            now_ms,
+        ) {
             Ok(genesis) => {
                 plan.steps.push(Step::CreateGenesis(Box::new(genesis)));
                 Stage::Unborn("all nodes are attested, the genesis is being created".to_string())
@@ -226,7 +263,8 @@ fn objects(view: &View, settings: &Settings, identity: &Identity) -> Vec<Step> {
                 Some(live) => {
                     let difference = drift::difference(&wanted.object, live)?;
                     // The same wish as when we applied it last, so somebody else changed it.
-                    (build::wanted_hash(live) == build::wanted_hash(&wanted.object)).then_some(difference)
+                    (build::wanted_hash(live) == build::wanted_hash(&wanted.object))
+                        .then_some(difference)
                 }
             };
             Some(Step::Apply { wanted: Box::new(wanted), drift })
@@ -237,18 +275,26 @@ fn objects(view: &View, settings: &Settings, identity: &Identity) -> Vec<Step> {
 /// Volumes that are smaller than the spec asks. Growing never waits for the chain's health.
 fn expansions(view: &View) -> Vec<Step> {
     let size = &view.cluster.spec.storage.size;
-    let small = view
-        .volumes
-        .iter()
-        .filter(|(ordinal, volume)| **ordinal < view.cluster.replicas && quantity::thousandths(&volume.size) < quantity::thousandths(size));
-    small.map(|(_, volume)| Step::ExpandVolume { claim: volume.name.clone(), size: size.clone() }).collect()
+    let small = view.volumes.iter().filter(|(ordinal, volume)| {
+        **ordinal < view.cluster.replicas
+            && quantity::thousandths(&volume.size) < quantity::thousandths(size)
+    });
+    small
+        .map(|(_, volume)| Step::ExpandVolume { claim: volume.name.clone(), size: size.clone() })
+        .collect()
 }
 
 /// The genesis, if every validator was attested in this very pass.
 ///
 /// # Errors
 /// What it waits for.
-fn birth(view: &View, identity: &Identity, roll: &Roll, current: bool, now_ms: u64) -> Result<Genesis, String> {
+fn birth(
+    view: &View,
+    identity: &Identity,
+    roll: &Roll,
+    current: bool,
+    now_ms: u64,
+) -> Result<Genesis, String> {
     let AdminKey::Present { key: admin_key, .. } = &view.admin_key else {
         return Err("waits for the admin key".to_string());
     };
@@ -256,25 +302,38 @@ fn birth(view: &View, identity: &Identity, roll: &Roll, current: bool, now_ms: u
     let mut waits = Vec::new();
     for ordinal in 0..view.cluster.replicas {
         let name = view.cluster.names.pod(ordinal);
-        let volume_is_ours =
-            view.volumes.get(&ordinal).is_some_and(|volume| volume.cluster_uid.as_deref() == Some(identity.cluster_uid.as_str()));
+        let volume_is_ours = view.volumes.get(&ordinal).is_some_and(|volume| {
+            volume.cluster_uid.as_deref() == Some(identity.cluster_uid.as_str())
+        });
         let pod_is_current = view.pods.get(&ordinal).is_some_and(|pod| !pod.leaving);
         match view.reports.get(&ordinal) {
-            Some(Report::Attested(Attested { key, possession, chain_id: None, .. })) if volume_is_ours && pod_is_current => {
+            Some(Report::Attested(Attested { key, possession, chain_id: None, .. }))
+                if volume_is_ours && pod_is_current =>
+            {
                 members.push(GenesisMember { name, key: key.clone(), proof: possession.clone() });
             }
             _ => {
                 let member = roll.members.iter().find(|member| member.ordinal == ordinal);
-                let why = member.and_then(|member| member.message.as_ref()).map(|why| format!(" ({why})")).unwrap_or_default();
+                let why = member
+                    .and_then(|member| member.message.as_ref())
+                    .map(|why| format!(" ({why})"))
+                    .unwrap_or_default();
                 waits.push(format!("{name}{why}"));
             }
         }
     }
     if !waits.is_empty() {
-        return Err(format!("{} of {} nodes are attested; waits for {}", members.len(), view.cluster.replicas, waits.join(", ")));
+        return Err(format!(
+            "{} of {} nodes are attested; waits for {}",
+            members.len(),
+            view.cluster.replicas,
+            waits.join(", ")
+        ));
     }
     if !current {
-        return Err("all nodes are attested; waits until their pods are of the newest template".to_string());
+        return Err(
+            "all nodes are attested; waits until their pods are of the newest template".to_string()
+        );
     }
     Ok(Genesis {
         cluster_uid: identity.cluster_uid.clone(),
@@ -286,10 +345,11 @@ fn birth(view: &View, identity: &Identity, roll: &Roll, current: bool, now_ms: u
     })
 }
 
-/// Members that proved their key and have no chain yet. Not the one that this very plan replaces: with the genesis it would
-/// be a voter, and free to be taken away no more.
+/// Members that proved their key and have no chain yet. Not the one that this very plan replaces:
+/// with the genesis it would be a voter, and free to be taken away no more.
 fn pushes(view: &View, genesis: &Arc<SignedGenesis>, replaced: Option<&Step>) -> Vec<Step> {
-    let goes = |at: usize| matches!(replaced, Some(Step::ReplacePod { ordinal, .. }) if *ordinal == at);
+    let goes =
+        |at: usize| matches!(replaced, Some(Step::ReplacePod { ordinal, .. }) if *ordinal == at);
     let members = genesis.genesis.members.iter().enumerate();
     members
         .filter(|(ordinal, _)| !goes(*ordinal))
@@ -321,22 +381,33 @@ impl DisruptionBudget<'_> {
     /// - One that surely takes no part is free.
     /// - One that we merely cannot reach may still vote: only if the others are a quorum.
     /// - One that has another key or contradicts the others is evidence: never.
-    /// - Those that take part: one at a time, when all others take part and a quorum of them stays. A chain that tolerates
+    /// - Those that take part: one at a time, when all others take part and a quorum of them stays.
+    ///   A chain that tolerates
     ///   no absent node pauses while one restarts, so the pause is as short as one restart.
     ///
     /// # Errors
     /// What it waits for.
     pub fn allows(&self, ordinal: usize) -> Result<(), String> {
-        let Some(member) = self.roll.members.iter().find(|member| member.ordinal == ordinal) else { return Ok(()) };
+        let Some(member) = self.roll.members.iter().find(|member| member.ordinal == ordinal) else {
+            return Ok(());
+        };
         let participating = self.roll.participating();
         let quorum = self.roll.quorum;
         match member.standing {
             _ if !self.born => return Ok(()),
-            Standing::Down | Standing::Waiting | Standing::Learner | Standing::CatchingUp | Standing::Stale => return Ok(()),
+            Standing::Down
+            | Standing::Waiting
+            | Standing::Learner
+            | Standing::CatchingUp
+            | Standing::Stale => return Ok(()),
             // The others are a quorum without it.
             Standing::Silent | Standing::Unreachable if participating >= quorum.q => return Ok(()),
             Standing::Silent | Standing::Unreachable | Standing::Foreign | Standing::Dissenting => {
-                return Err(format!("{} is {} and may still vote; look at it first", member.name, member.standing.as_str()));
+                return Err(format!(
+                    "{} is {} and may still vote; look at it first",
+                    member.name,
+                    member.standing.as_str()
+                ));
             }
             Standing::Participating => {}
         }
@@ -358,7 +429,12 @@ impl DisruptionBudget<'_> {
 
     /// Free ones first, those that may not be touched last.
     fn rank(&self, ordinal: usize) -> u8 {
-        let standing = self.roll.members.iter().find(|member| member.ordinal == ordinal).map(|member| member.standing);
+        let standing = self
+            .roll
+            .members
+            .iter()
+            .find(|member| member.ordinal == ordinal)
+            .map(|member| member.standing);
         match standing {
             Some(Standing::Participating) => 1,
             Some(Standing::Foreign | Standing::Dissenting) => 2,
@@ -368,7 +444,11 @@ impl DisruptionBudget<'_> {
 }
 
 /// The next outdated pod to replace: one that is free first.
-fn next_replacement(view: &View, outdated: &[usize], budget: &DisruptionBudget<'_>) -> Result<Option<Step>, String> {
+fn next_replacement(
+    view: &View,
+    outdated: &[usize],
+    budget: &DisruptionBudget<'_>,
+) -> Result<Option<Step>, String> {
     let here = |ordinal: &&usize| view.pods.get(ordinal).is_some_and(|pod| !pod.leaving);
     let mut candidates: Vec<usize> = outdated.iter().filter(here).copied().collect();
     // The leader last, so that it changes once.
@@ -380,7 +460,13 @@ fn next_replacement(view: &View, outdated: &[usize], budget: &DisruptionBudget<'
     let mut waits = None;
     for ordinal in candidates {
         match (budget.allows(ordinal), view.pods.get(&ordinal)) {
-            (Ok(()), Some(pod)) => return Ok(Some(Step::ReplacePod { ordinal, pod: pod.name.clone(), uid: pod.uid.clone() })),
+            (Ok(()), Some(pod)) => {
+                return Ok(Some(Step::ReplacePod {
+                    ordinal,
+                    pod: pod.name.clone(),
+                    uid: pod.uid.clone(),
+                }));
+            }
             (Err(why), _) => waits = waits.or(Some(why)),
             (Ok(()), None) => {}
         }

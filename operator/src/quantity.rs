@@ -1,6 +1,7 @@
 //! Kubernetes quantities, compared by value: the API server rewrites `1024Mi` as `1Gi`.
 
-/// The value in thousandths, or nothing if this is no quantity that we compare (sign, exponent form).
+/// The value in thousandths, or nothing if this is no quantity that we compare (sign, exponent
+/// form).
 #[must_use]
 pub fn thousandths(text: &str) -> Option<u128> {
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
@@ -33,7 +34,8 @@ pub fn thousandths(text: &str) -> Option<u128> {
 /// Whether both are quantities of the same value.
 #[must_use]
 pub fn same(left: &str, right: &str) -> bool {
-    left == right || matches!((thousandths(left), thousandths(right)), (Some(left), Some(right)) if left == right)
+    left == right
+        || matches!((thousandths(left), thousandths(right)), (Some(left), Some(right)) if left == right)
 }
 
 #[cfg(test)]
@@ -48,7 +50,16 @@ mod tests {
         assert!(same("1.5Gi", "1536Mi"));
         assert!(!same("10G", "10Gi"));
         assert!(thousandths("10Gi") > thousandths("10G"));
-        for none in ["", "Gi", "1.2.3", "-1", "1e3", "10 Gi", ".", "99999999999999999999999999999999999999999Pi"] {
+        for none in [
+            "",
+            "Gi",
+            "1.2.3",
+            "-1",
+            "1e3",
+            "10 Gi",
+            ".",
+            "99999999999999999999999999999999999999999Pi",
+        ] {
             assert_eq!(thousandths(none), None, "{none}");
         }
     }

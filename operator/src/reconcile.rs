@@ -54,16 +54,31 @@ pub struct Context {
     recorder: Recorder,
     /// Metrics.
     pub metrics: Metrics,
-    /// When each cluster's status was written last, by UID. Only paces writes; nothing is decided from it.
+    /// When each cluster's status was written last, by UID. Only paces writes; nothing is decided
+    /// from it.
     written: Mutex<HashMap<String, Instant>>,
 }
 
 impl Context {
     /// A context for `client`.
     #[must_use]
-    pub fn new(client: Client, settings: Settings, connector: Arc<dyn Connector>, reporter: Reporter, metrics: Metrics) -> Self {
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        connector: Arc<dyn Connector>,
+        reporter: Reporter,
+        metrics: Metrics,
+    ) -> Self {
         let recorder = Recorder::new(client.clone(), reporter.clone());
-        Self { client, settings, connector, reporter, recorder, metrics, written: Mutex::new(HashMap::new()) }
+        Self {
+            client,
+            settings,
+            connector,
+            reporter,
+            recorder,
+            metrics,
+            written: Mutex::new(HashMap::new()),
+        }
     }
 }
 
@@ -79,7 +94,10 @@ pub enum ReconcileError {
 ///
 /// # Errors
 /// If the API server does not answer; the status says so if it can be written.
-pub async fn reconcile(cached: Arc<CretoCluster>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub async fn reconcile(
+    cached: Arc<CretoCluster>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
     let timer = context.metrics.seconds.start_timer();
     let result = pass(&cached, &context).await;
     timer.observe_duration();
@@ -88,7 +106,11 @@ pub async fn reconcile(cached: Arc<CretoCluster>, context: Arc<Context>) -> Resu
 }
 
 /// What to do after a pass that failed.
-pub fn on_error(cluster: Arc<CretoCluster>, error: &ReconcileError, _context: Arc<Context>) -> Action {
+pub fn on_error(
+    cluster: Arc<CretoCluster>,
+    error: &ReconcileError,
+    _context: Arc<Context>,
+) -> Action {
     warn!(cluster = %cluster.name_any(), namespace = cluster.namespace(), %error, "pass failed");
     Action::requeue(PACE)
 }
@@ -98,7 +120,11 @@ async fn pass(cached: &CretoCluster, context: &Context) -> Result<Action, Reconc
     let api: Api<CretoCluster> = Api::namespaced(context.client.clone(), &namespace);
     // The cache may be behind: what cannot be undone is decided from the newest.
     let Some(resource) = api.get_opt(&cached.name_any()).await? else {
-        context.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&cached.uid().unwrap_or_default());
+        context
+            .written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&cached.uid().unwrap_or_default());
         return Ok(Action::await_change());
     };
     if resource.metadata.deletion_timestamp.is_some() {
@@ -110,7 +136,13 @@ async fn pass(cached: &CretoCluster, context: &Context) -> Result<Action, Reconc
             let previous = resource.status.clone().unwrap_or_default();
             let reason = Reason::Refused(RefusalReason::InvalidSpec);
             let generation = resource.metadata.generation.unwrap_or_default();
-            let status = status::without_view(&previous, generation, reason, &invalid.to_string(), Timestamp::now());
+            let status = status::without_view(
+                &previous,
+                generation,
+                reason,
+                &invalid.to_string(),
+                Timestamp::now(),
+            );
             write_status(context, &api, &resource, &previous, &status).await?;
             return Ok(Action::await_change());
         }
@@ -118,16 +150,30 @@ async fn pass(cached: &CretoCluster, context: &Context) -> Result<Action, Reconc
     let outcome = rounds(context, &mut cluster).await;
     let previous = resource.status.clone().unwrap_or_default();
     let (status, notices, action) = match &outcome {
-        Ok(round) => (status::derive(&cluster, &round.plan, &round.errors, Timestamp::now()), round.notices.clone(), round.next()),
+        Ok(round) => (
+            status::derive(&cluster, &round.plan, &round.errors, Timestamp::now()),
+            round.notices.clone(),
+            round.next(),
+        ),
         Err(error) => {
-            let message = format!("the API server did not let the operator look: {error}; tries again");
-            let status = status::without_view(&previous, cluster.generation, Reason::ReconcileFailed, &message, Timestamp::now());
+            let message =
+                format!("the API server did not let the operator look: {error}; tries again");
+            let status = status::without_view(
+                &previous,
+                cluster.generation,
+                Reason::ReconcileFailed,
+                &message,
+                Timestamp::now(),
+            );
             (status, Vec::new(), Action::requeue(PACE))
         }
     };
-    for notice in
-        notices.iter().cloned().chain(transitions(&cluster.uid, &previous, &status, outcome.as_ref().ok().map(|round| &round.plan)))
-    {
+    for notice in notices.iter().cloned().chain(transitions(
+        &cluster.uid,
+        &previous,
+        &status,
+        outcome.as_ref().ok().map(|round| &round.plan),
+    )) {
         publish(context, &resource, notice).await;
     }
     write_status(context, &api, &resource, &previous, &status).await?;
@@ -144,10 +190,14 @@ struct Round {
 impl Round {
     /// When to look again.
     fn next(&self) -> Action {
-        let restless = !self.errors.is_empty() || !self.plan.steps.is_empty() || self.plan.stage != Stage::Born;
+        let restless = !self.errors.is_empty()
+            || !self.plan.steps.is_empty()
+            || self.plan.stage != Stage::Born;
         match &self.plan.stage {
             Stage::Refused(_) => Action::requeue(PACE),
-            _ if restless || self.plan.roll.participating() < self.plan.roll.quorum.n => Action::requeue(UNBORN_PACE),
+            _ if restless || self.plan.roll.participating() < self.plan.roll.quorum.n => {
+                Action::requeue(UNBORN_PACE)
+            }
             _ => Action::requeue(PACE),
         }
     }
@@ -164,14 +214,21 @@ async fn rounds(context: &Context, cluster: &mut Cluster) -> Result<Round, kube:
         let plan = plan(&seen.view, &context.settings, now_ms);
         let (errors, new) = take_steps(context, &seen, &plan).await;
         notices.extend(new);
-        let opens_the_way = plan.steps.iter().any(|step| !matches!(step, Step::ReplacePod { .. } | Step::ExpandVolume { .. }));
+        let opens_the_way = plan
+            .steps
+            .iter()
+            .any(|step| !matches!(step, Step::ReplacePod { .. } | Step::ExpandVolume { .. }));
         if !opens_the_way || !errors.is_empty() || round >= MAX_ROUNDS {
             return Ok(Round { plan, errors, notices });
         }
     }
 }
 
-async fn take_steps(context: &Context, seen: &Observation, plan: &Plan) -> (Vec<String>, Vec<Notice>) {
+async fn take_steps(
+    context: &Context,
+    seen: &Observation,
+    plan: &Plan,
+) -> (Vec<String>, Vec<Notice>) {
     let cluster = seen.view.cluster.names.cluster.as_str();
     let (mut errors, mut notices) = (Vec::new(), Vec::new());
     for step in &plan.steps {
@@ -197,28 +254,55 @@ async fn take_steps(context: &Context, seen: &Observation, plan: &Plan) -> (Vec<
 }
 
 /// What became different in a way that people want to read about.
-fn transitions(uid: &str, before: &CretoClusterStatus, after: &CretoClusterStatus, plan: Option<&Plan>) -> Vec<Notice> {
+fn transitions(
+    uid: &str,
+    before: &CretoClusterStatus,
+    after: &CretoClusterStatus,
+    plan: Option<&Plan>,
+) -> Vec<Notice> {
     let of = |status: &CretoClusterStatus, kind: &str| {
-        status::find(&status.conditions, kind)
-            .map(|condition| (condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+        status::find(&status.conditions, kind).map(|condition| {
+            (condition.status.clone(), condition.reason.clone(), condition.message.clone())
+        })
     };
     let mut notices = Vec::new();
     let (old, new) = (of(before, condition::QUORUM), of(after, condition::QUORUM));
-    let held = |state: &Option<(String, String, String)>| state.as_ref().is_some_and(|(status, ..)| status == "True");
+    let held = |state: &Option<(String, String, String)>| {
+        state.as_ref().is_some_and(|(status, ..)| status == "True")
+    };
     if let Some((_, _, message)) = &new {
         let note = message.clone();
         match (held(&old), held(&new)) {
-            (true, false) => notices.push(Notice { reason: "QuorumLost", action: "Observe", note, warning: true, related: None }),
-            (false, true) => notices.push(Notice { reason: "QuorumAvailable", action: "Observe", note, warning: false, related: None }),
+            (true, false) => notices.push(Notice {
+                reason: "QuorumLost",
+                action: "Observe",
+                note,
+                warning: true,
+                related: None,
+            }),
+            (false, true) => notices.push(Notice {
+                reason: "QuorumAvailable",
+                action: "Observe",
+                note,
+                warning: false,
+                related: None,
+            }),
             _ => {}
         }
     }
     let new_suspect = after.suspected.iter().any(|name| !before.suspected.contains(name));
     if let Some((_, _, note)) = of(after, condition::BYZANTINE).filter(|_| new_suspect) {
-        notices.push(Notice { reason: Reason::MemberSuspected.as_str(), action: "Observe", note, warning: true, related: None });
+        notices.push(Notice {
+            reason: Reason::MemberSuspected.as_str(),
+            action: "Observe",
+            note,
+            warning: true,
+            related: None,
+        });
     }
     if let Some(Plan { stage: Stage::Refused(refusal), .. }) = plan {
-        let known = of(before, condition::DEGRADED).is_some_and(|(_, reason, _)| reason == refusal.reason.as_str());
+        let known = of(before, condition::DEGRADED)
+            .is_some_and(|(_, reason, _)| reason == refusal.reason.as_str());
         if !known {
             notices.push(Notice {
                 reason: refusal.reason.as_str(),
@@ -229,11 +313,22 @@ fn transitions(uid: &str, before: &CretoClusterStatus, after: &CretoClusterStatu
             });
         }
     }
-    let adopted = plan.and_then(|plan| plan.identity.as_ref()?.born.as_ref()).filter(|_| !before.bootstrapped && after.bootstrapped);
+    let adopted = plan
+        .and_then(|plan| plan.identity.as_ref()?.born.as_ref())
+        .filter(|_| !before.bootstrapped && after.bootstrapped);
     if let Some(genesis) = adopted.filter(|genesis| genesis.genesis.cluster_uid != uid) {
-        let note =
-            format!("the cluster runs chain {}, born under CretoCluster {}", genesis.genesis.chain_id(), genesis.genesis.cluster_uid);
-        notices.push(Notice { reason: "ChainAdopted", action: "Adopt", note, warning: false, related: None });
+        let note = format!(
+            "the cluster runs chain {}, born under CretoCluster {}",
+            genesis.genesis.chain_id(),
+            genesis.genesis.cluster_uid
+        );
+        notices.push(Notice {
+            reason: "ChainAdopted",
+            action: "Adopt",
+            note,
+            warning: false,
+            related: None,
+        });
     }
     notices
 }
@@ -246,10 +341,14 @@ async fn publish(context: &Context, cluster: &CretoCluster, notice: Notice) {
         note: Some(notice.note.chars().take(MAX_NOTE).collect()),
         secondary: notice.related.clone(),
     };
-    // The recorder counts events that differ only in their note as one and keeps the first note. That suits an edit of one
-    // object that is made again and again; everything else happens seldom, and its newest note counts.
-    let recorder =
-        if event.secondary.is_some() { context.recorder.clone() } else { Recorder::new(context.client.clone(), context.reporter.clone()) };
+    // The recorder counts events that differ only in their note as one and keeps the first note.
+    // That suits an edit of one object that is made again and again; everything else happens
+    // seldom, and its newest note counts.
+    let recorder = if event.secondary.is_some() {
+        context.recorder.clone()
+    } else {
+        Recorder::new(context.client.clone(), context.reporter.clone())
+    };
     if let Err(error) = recorder.publish(&event, &cluster.object_ref(&())).await {
         warn!(reason = notice.reason, %error, "the Event was not written");
     }

@@ -52,10 +52,12 @@ pub struct Arguments {
     /// Look after CretoClusters of this namespace alone. Default: all.
     #[arg(long, env = "CRETO_WATCH_NAMESPACE")]
     pub namespace: Option<String>,
-    /// The operator's own namespace: holds the lease, and only operator pods of it may reach the nodes' port 9000.
+    /// The operator's own namespace: holds the lease, and only operator pods of it may reach the
+    /// nodes' port 9000.
     #[arg(long, env = "POD_NAMESPACE", default_value = "creto-system")]
     pub lease_namespace: String,
-    /// Who we are towards the lease. The pod's name, so that a restarted container leads again at once.
+    /// Who we are towards the lease. The pod's name, so that a restarted container leads again at
+    /// once.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
     /// Image of the nodes of CretoClusters that name none.
@@ -74,8 +76,15 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let stop = stop_signal()?;
     let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
-    let serving = tokio::spawn(server::serve(arguments.listen, metrics.clone(), Arc::clone(&ready), raised(stop.clone())));
-    let client = Client::try_default().await.context("no way to the API server: no kubeconfig and no ServiceAccount")?;
+    let serving = tokio::spawn(server::serve(
+        arguments.listen,
+        metrics.clone(),
+        Arc::clone(&ready),
+        raised(stop.clone()),
+    ));
+    let client = Client::try_default()
+        .await
+        .context("no way to the API server: no kubeconfig and no ServiceAccount")?;
     let clusters: Api<CretoCluster> = in_scope(&client, arguments.namespace.as_deref());
     tokio::select! {
         () = definition(&clusters) => ready.store(true, Ordering::Relaxed),
@@ -102,7 +111,10 @@ async fn lead(
     metrics: Metrics,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let identity = arguments.identity.clone().unwrap_or_else(|| format!("{MANAGER}-{:016x}", rand::random::<u64>()));
+    let identity = arguments
+        .identity
+        .clone()
+        .unwrap_or_else(|| format!("{MANAGER}-{:016x}", rand::random::<u64>()));
     let manager = LeaseManagerBuilder::new(client.clone(), MANAGER)
         .with_namespace(&arguments.lease_namespace)
         .with_identity(&identity)
@@ -110,7 +122,9 @@ async fn lead(
         .with_grace(LEASE_GRACE_SECONDS)
         .build()
         .await
-        .with_context(|| format!("cannot use the lease {MANAGER} in namespace {}", arguments.lease_namespace))?;
+        .with_context(|| {
+            format!("cannot use the lease {MANAGER} in namespace {}", arguments.lease_namespace)
+        })?;
     let (mut leading, lease) = manager.watch().await;
     info!(identity, "waits for the lease");
     tokio::select! {
@@ -134,11 +148,14 @@ async fn lead(
         }
         metrics.leader.set(0);
     }
-    // Dropping every receiver releases the lease, so that the next leader need not wait for it to expire.
+    // Dropping every receiver releases the lease, so that the next leader need not wait for it to
+    // expire.
     drop(leading);
     match tokio::time::timeout(Duration::from_secs(5), lease).await {
         Ok(Ok(Ok(_))) => info!("released the lease"),
-        Ok(Ok(Err(error))) => warn!(%error, "the lease was not released; it expires in {LEASE_SECONDS} s"),
+        Ok(Ok(Err(error))) => {
+            warn!(%error, "the lease was not released; it expires in {LEASE_SECONDS} s")
+        }
         Ok(Err(error)) => warn!(%error, "the lease manager ended"),
         Err(_) => warn!("the lease was not released in time; it expires in {LEASE_SECONDS} s"),
     }
@@ -149,7 +166,10 @@ async fn lead(
 }
 
 fn context(arguments: &Arguments, client: &Client, metrics: Metrics) -> Arc<Context> {
-    let settings = Settings { node_image: arguments.node_image.clone(), operator_namespace: arguments.lease_namespace.clone() };
+    let settings = Settings {
+        node_image: arguments.node_image.clone(),
+        operator_namespace: arguments.lease_namespace.clone(),
+    };
     let reporter = Reporter { controller: MANAGER.into(), instance: arguments.identity.clone() };
     Arc::new(Context::new(client.clone(), settings, Arc::new(Network), reporter, metrics))
 }
@@ -163,7 +183,8 @@ async fn control(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let scope = arguments.namespace.as_deref();
-    let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
+    let ours =
+        watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     Controller::new(clusters, watcher::Config::default())
         .with_config(Config::default().debounce(Duration::from_millis(200)).concurrency(4))
         .watches(in_scope::<Pod>(client, scope), ours.clone(), cluster_of)
@@ -188,10 +209,14 @@ fn in_scope<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
 {
-    namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
+    namespace.map_or_else(
+        || Api::all(client.clone()),
+        |namespace| Api::namespaced(client.clone(), namespace),
+    )
 }
 
-/// The CretoCluster that an object belongs to, by the label that all of them carry: also those that outlive it.
+/// The CretoCluster that an object belongs to, by the label that all of them carry: also those that
+/// outlive it.
 fn cluster_of<K: ResourceExt>(object: K) -> Option<ObjectRef<CretoCluster>> {
     let name = object.labels().get("app.kubernetes.io/instance")?.clone();
     Some(ObjectRef::new(&name).within(&object.namespace()?))

@@ -11,7 +11,8 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// Serves until `stop`. Ready means that the API server answered: a standby is as ready as the leader.
+/// Serves until `stop`. Ready means that the API server answered: a standby is as ready as the
+/// leader.
 ///
 /// # Errors
 /// If the address cannot be bound.
@@ -29,13 +30,20 @@ pub async fn serve(
                 if ready.load(Ordering::Relaxed) {
                     (StatusCode::OK, "ok\n")
                 } else {
-                    (StatusCode::SERVICE_UNAVAILABLE, "waits for the API server and the CretoCluster definition\n")
+                    (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "waits for the API server and the CretoCluster definition\n",
+                    )
                 }
             }),
         )
         .route(
             "/metrics",
-            get(move || async move { metrics.text().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())) }),
+            get(move || async move {
+                metrics
+                    .text()
+                    .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+            }),
         );
     let listener = TcpListener::bind(address).await?;
     axum::serve(listener, router).with_graceful_shutdown(stop).await

@@ -1,8 +1,9 @@
 //! `CretoCluster.status`, derived purely from what a pass saw and planned.
 //!
-//! Facts about the chain come from [`crate::agree`] alone; with too few reports the last agreed ones stay, and
-//! `agreedAt` shows their age. Every condition has a reason from [`Reason`] and a message that names the pods and the
-//! next step. The sentence that people read first is derived from the conditions alone.
+//! Facts about the chain come from [`crate::agree`] alone; with too few reports the last agreed
+//! ones stay, and `agreedAt` shows their age. Every condition has a reason from [`Reason`] and a
+//! message that names the pods and the next step. The sentence that people read first is derived
+//! from the conditions alone.
 
 use crate::{
     identity::RefusalReason,
@@ -18,7 +19,8 @@ use k8s_openapi::{
 
 /// No message is longer: `kubectl describe` should stay readable.
 const MAX_MESSAGE: usize = 2000;
-/// `lastSeen` is brought up to date this often, so that an idle cluster is not written all the time.
+/// `lastSeen` is brought up to date this often, so that an idle cluster is not written all the
+/// time.
 const LAST_SEEN_STEP: SignedDuration = SignedDuration::from_secs(30);
 
 /// Types of conditions.
@@ -127,7 +129,12 @@ const fn truth(value: bool) -> &'static str {
 
 /// The status after a pass. `errors` are the steps that failed.
 #[must_use]
-pub fn derive(cluster: &Cluster, plan: &Plan, errors: &[String], now: Timestamp) -> CretoClusterStatus {
+pub fn derive(
+    cluster: &Cluster,
+    plan: &Plan,
+    errors: &[String],
+    now: Timestamp,
+) -> CretoClusterStatus {
     let previous = &cluster.status;
     let roll = &plan.roll;
     let born = plan.identity.as_ref().and_then(|identity| identity.born.as_deref());
@@ -145,14 +152,22 @@ pub fn derive(cluster: &Cluster, plan: &Plan, errors: &[String], now: Timestamp)
         participating: count(roll.participating()),
         fault_tolerance: count(roll.quorum.f),
     });
-    status.members = roll.members.iter().map(|member| member_status(member, previous, status.sequence, now)).collect();
+    status.members = roll
+        .members
+        .iter()
+        .map(|member| member_status(member, previous, status.sequence, now))
+        .collect();
     let findings = findings(cluster, plan, errors, &status.suspected);
     status.conditions = conditions(&previous.conditions, findings, cluster.generation, now);
     status.summary = Some(Summary {
         nodes: format!("{}/{}", roll.participating(), roll.quorum.n),
         quorum: format!("{} of {}", roll.participating(), roll.quorum.q),
         tolerates: format!("{} faulty", roll.quorum.f),
-        suspected: if status.suspected.is_empty() { "none".to_string() } else { status.suspected.join(", ") },
+        suspected: if status.suspected.is_empty() {
+            "none".to_string()
+        } else {
+            status.suspected.join(", ")
+        },
         status: sentence(&status.conditions),
     });
     status
@@ -160,7 +175,13 @@ pub fn derive(cluster: &Cluster, plan: &Plan, errors: &[String], now: Timestamp)
 
 /// The status when the spec makes no chain, or the API server did not let us look: the facts stay.
 #[must_use]
-pub fn without_view(previous: &CretoClusterStatus, generation: i64, reason: Reason, message: &str, now: Timestamp) -> CretoClusterStatus {
+pub fn without_view(
+    previous: &CretoClusterStatus,
+    generation: i64,
+    reason: Reason,
+    message: &str,
+    now: Timestamp,
+) -> CretoClusterStatus {
     let mut status = previous.clone();
     status.observed_generation = Some(generation);
     let finding = |kind, status| Finding { kind, status, reason, message: message.to_string() };
@@ -177,7 +198,8 @@ pub fn without_view(previous: &CretoClusterStatus, generation: i64, reason: Reas
     status
 }
 
-/// What `w` nodes agree on replaces what they agreed on before. A sequence never goes back: fewer nodes may be behind.
+/// What `w` nodes agree on replaces what they agreed on before. A sequence never goes back: fewer
+/// nodes may be behind.
 fn take_facts(status: &mut CretoClusterStatus, roll: &Roll, now: Timestamp) {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     if let Some(head) = &roll.agreement.head {
@@ -191,9 +213,13 @@ fn take_facts(status: &mut CretoClusterStatus, roll: &Roll, now: Timestamp) {
     }
     // Of whom too few nodes speak, what was agreed on before stays.
     let before = std::mem::take(&mut status.suspected);
-    let suspected = roll.members.iter().filter(|member| member.suspected.unwrap_or_else(|| before.contains(&member.name)));
+    let suspected = roll
+        .members
+        .iter()
+        .filter(|member| member.suspected.unwrap_or_else(|| before.contains(&member.name)));
     status.suspected = suspected.map(|member| member.name.clone()).collect();
-    let mut versions: Vec<&str> = roll.members.iter().filter_map(|member| member.version.as_deref()).collect();
+    let mut versions: Vec<&str> =
+        roll.members.iter().filter_map(|member| member.version.as_deref()).collect();
     versions.sort_unstable();
     versions.dedup();
     if !versions.is_empty() {
@@ -201,12 +227,19 @@ fn take_facts(status: &mut CretoClusterStatus, roll: &Roll, now: Timestamp) {
     }
 }
 
-fn member_status(member: &Member, previous: &CretoClusterStatus, head: Option<i64>, now: Timestamp) -> MemberStatus {
+fn member_status(
+    member: &Member,
+    previous: &CretoClusterStatus,
+    head: Option<i64>,
+    now: Timestamp,
+) -> MemberStatus {
     let before = previous.members.iter().find(|before| before.name == member.name);
     let answered = member.status.is_some() || member.standing == Standing::Waiting;
     let seen_before = before.and_then(|before| before.last_seen.clone());
     let last_seen = match seen_before {
-        Some(Time(time)) if !answered || now.duration_since(time) < LAST_SEEN_STEP => Some(Time(time)),
+        Some(Time(time)) if !answered || now.duration_since(time) < LAST_SEEN_STEP => {
+            Some(Time(time))
+        }
         _ if answered => Some(Time(now)),
         _ => None,
     };
@@ -221,13 +254,22 @@ fn member_status(member: &Member, previous: &CretoClusterStatus, head: Option<i6
         role: member.standing.as_str().to_string(),
         sequence,
         lag: head.zip(sequence).map(|(head, sequence)| head.saturating_sub(sequence).max(0)),
-        version: member.version.clone().or_else(|| before.and_then(|before| before.version.clone())).map(|version| cut(&version, 64)),
+        version: member
+            .version
+            .clone()
+            .or_else(|| before.and_then(|before| before.version.clone()))
+            .map(|version| cut(&version, 64)),
         last_seen,
         message: member.message.as_deref().map(|message| cut(message, 500)),
     }
 }
 
-fn findings(cluster: &Cluster, plan: &Plan, errors: &[String], suspected: &[String]) -> Vec<Finding> {
+fn findings(
+    cluster: &Cluster,
+    plan: &Plan,
+    errors: &[String],
+    suspected: &[String],
+) -> Vec<Finding> {
     let quorum = quorum(plan);
     let ready = Finding { kind: condition::READY, message: quorum.message.clone(), ..quorum };
     let paused = Finding {
@@ -235,7 +277,8 @@ fn findings(cluster: &Cluster, plan: &Plan, errors: &[String], suspected: &[Stri
         status: truth(cluster.spec.paused),
         reason: if cluster.spec.paused { Reason::PausedBySpec } else { Reason::Running },
         message: if cluster.spec.paused {
-            "spec.paused is true: the operator reports and changes nothing; the nodes run on".to_string()
+            "spec.paused is true: the operator reports and changes nothing; the nodes run on"
+                .to_string()
         } else {
             "the operator acts".to_string()
         },
@@ -246,15 +289,27 @@ fn findings(cluster: &Cluster, plan: &Plan, errors: &[String], suspected: &[Stri
 }
 
 fn quorum(plan: &Plan) -> Finding {
-    let finding = |status, reason, message| Finding { kind: condition::QUORUM, status, reason, message };
+    let finding =
+        |status, reason, message| Finding { kind: condition::QUORUM, status, reason, message };
     let roll = &plan.roll;
     match &plan.stage {
-        Stage::Refused(refusal) => return finding("Unknown", Reason::Refused(refusal.reason), refusal.message.clone()),
-        Stage::Departing(what) => return finding("False", Reason::WaitingForDeletion, what.clone()),
-        Stage::Unborn(waits) => return finding("False", Reason::NotBorn, format!("the chain is not born yet: {waits}")),
+        Stage::Refused(refusal) => {
+            return finding("Unknown", Reason::Refused(refusal.reason), refusal.message.clone());
+        }
+        Stage::Departing(what) => {
+            return finding("False", Reason::WaitingForDeletion, what.clone());
+        }
+        Stage::Unborn(waits) => {
+            return finding(
+                "False",
+                Reason::NotBorn,
+                format!("the chain is not born yet: {waits}"),
+            );
+        }
         Stage::Born => {}
     }
-    if let Some(lost) = plan.identity.as_ref().and_then(|identity| identity.admin_key_lost.as_ref()) {
+    if let Some(lost) = plan.identity.as_ref().and_then(|identity| identity.admin_key_lost.as_ref())
+    {
         return finding("Unknown", Reason::Refused(RefusalReason::AdminKeyMissing), lost.clone());
     }
     if let Some(sequence) = roll.agreement.divided_at {
@@ -268,14 +323,27 @@ fn quorum(plan: &Plan) -> Finding {
     let absent = roll.absent();
     if participating >= needed {
         if roll.ready() < roll.quorum.w {
-            let waits: Vec<String> =
-                roll.members.iter().filter_map(|member| Some(format!("{} ({})", member.name, member.message.as_deref()?))).collect();
-            let message = format!("{participating} validators answer, but they do not form a quorum yet: {}", waits.join(", "));
+            let waits: Vec<String> = roll
+                .members
+                .iter()
+                .filter_map(|member| {
+                    Some(format!("{} ({})", member.name, member.message.as_deref()?))
+                })
+                .collect();
+            let message = format!(
+                "{participating} validators answer, but they do not form a quorum yet: {}",
+                waits.join(", ")
+            );
             return finding("False", Reason::NotConnected, message);
         }
-        return finding("True", Reason::QuorumParticipates, format!("{}{}", takes_part(roll, &absent), tolerance(roll)));
+        return finding(
+            "True",
+            Reason::QuorumParticipates,
+            format!("{}{}", takes_part(roll, &absent), tolerance(roll)),
+        );
     }
-    let unreachable = roll.members.iter().filter(|member| member.standing == Standing::Unreachable).count();
+    let unreachable =
+        roll.members.iter().filter(|member| member.standing == Standing::Unreachable).count();
     let message = format!(
         "{participating} of {} validators take part, {needed} are needed; missing: {}; nothing becomes final until they are back",
         roll.quorum.n,
@@ -288,7 +356,12 @@ fn quorum(plan: &Plan) -> Finding {
 }
 
 fn takes_part(roll: &Roll, absent: &[String]) -> String {
-    let all = format!("{} of {} validators take part, {} are needed", roll.participating(), roll.quorum.n, roll.quorum.q);
+    let all = format!(
+        "{} of {} validators take part, {} are needed",
+        roll.participating(),
+        roll.quorum.n,
+        roll.quorum.q
+    );
     if absent.is_empty() { all } else { format!("{all}; missing: {}", absent.join(", ")) }
 }
 
@@ -306,30 +379,53 @@ fn tolerance(roll: &Roll) -> String {
 }
 
 fn progressing(cluster: &Cluster, plan: &Plan, errors: &[String]) -> Finding {
-    let finding = |status, reason, message| Finding { kind: condition::PROGRESSING, status, reason, message };
+    let finding =
+        |status, reason, message| Finding { kind: condition::PROGRESSING, status, reason, message };
     if cluster.spec.paused {
-        return finding("False", Reason::PausedBySpec, "spec.paused is true; set it to false to go on".to_string());
+        return finding(
+            "False",
+            Reason::PausedBySpec,
+            "spec.paused is true; set it to false to go on".to_string(),
+        );
     }
     if !errors.is_empty() {
-        return finding("False", Reason::ReconcileFailed, format!("tries again: {}", errors.join("; ")));
+        return finding(
+            "False",
+            Reason::ReconcileFailed,
+            format!("tries again: {}", errors.join("; ")),
+        );
     }
     match &plan.stage {
-        Stage::Refused(refusal) => finding("False", Reason::Refused(refusal.reason), refusal.message.clone()),
+        Stage::Refused(refusal) => {
+            finding("False", Reason::Refused(refusal.reason), refusal.message.clone())
+        }
         Stage::Departing(what) => finding("True", Reason::WaitingForDeletion, what.clone()),
         Stage::Unborn(waits) => finding("True", Reason::Attesting, waits.clone()),
         Stage::Born if !plan.outdated.is_empty() => {
-            let waits = plan.rollout_waits.as_ref().map(|waits| format!("; {waits}")).unwrap_or_default();
-            finding("True", Reason::RollingOut, format!("{} still run an older template{waits}", plan.outdated.join(", ")))
+            let waits =
+                plan.rollout_waits.as_ref().map(|waits| format!("; {waits}")).unwrap_or_default();
+            finding(
+                "True",
+                Reason::RollingOut,
+                format!("{} still run an older template{waits}", plan.outdated.join(", ")),
+            )
         }
-        Stage::Born => finding("False", Reason::Settled, "everything is as the spec asks".to_string()),
+        Stage::Born => {
+            finding("False", Reason::Settled, "everything is as the spec asks".to_string())
+        }
     }
 }
 
 fn suspicion(plan: &Plan, suspected: &[String]) -> Finding {
-    let finding = |status, reason, message| Finding { kind: condition::BYZANTINE, status, reason, message };
+    let finding =
+        |status, reason, message| Finding { kind: condition::BYZANTINE, status, reason, message };
     let quorum = plan.roll.quorum;
     if suspected.is_empty() {
-        return finding("False", Reason::AsExpected, "the chain holds no proof of a violation".to_string());
+        return finding(
+            "False",
+            Reason::AsExpected,
+            "the chain holds no proof of a violation".to_string(),
+        );
     }
     let beyond = if suspected.len() > quorum.f {
         format!("; these are more than the {} that the chain tolerates: stop the clients", quorum.f)
@@ -345,13 +441,18 @@ fn suspicion(plan: &Plan, suspected: &[String]) -> Finding {
 }
 
 fn degraded(plan: &Plan, errors: &[String], suspicion: &Finding) -> Finding {
-    let finding = |status, reason, message| Finding { kind: condition::DEGRADED, status, reason, message };
+    let finding =
+        |status, reason, message| Finding { kind: condition::DEGRADED, status, reason, message };
     let roll = &plan.roll;
     if let Stage::Refused(refusal) = &plan.stage {
         return finding("True", Reason::Refused(refusal.reason), refusal.message.clone());
     }
     if let Some(sequence) = roll.agreement.divided_at {
-        return finding("True", Reason::ChainDivided, format!("validators contradict each other at sequence {sequence}"));
+        return finding(
+            "True",
+            Reason::ChainDivided,
+            format!("validators contradict each other at sequence {sequence}"),
+        );
     }
     if !roll.agreement.dissenters.is_empty() {
         let names: Vec<&str> = roll.agreement.dissenters.iter().map(String::as_str).collect();
@@ -376,17 +477,29 @@ fn degraded(plan: &Plan, errors: &[String], suspicion: &Finding) -> Finding {
 }
 
 fn keys(plan: &Plan) -> Finding {
-    let finding = |status, reason, message| Finding { kind: condition::KEYS, status, reason, message };
+    let finding =
+        |status, reason, message| Finding { kind: condition::KEYS, status, reason, message };
     match &plan.stage {
         Stage::Refused(refusal) if refusal.reason.concerns_keys() => {
             return finding("False", Reason::Refused(refusal.reason), refusal.message.clone());
         }
-        Stage::Refused(refusal) => return finding("Unknown", Reason::Refused(refusal.reason), refusal.message.clone()),
-        Stage::Departing(what) => return finding("Unknown", Reason::WaitingForDeletion, what.clone()),
-        Stage::Unborn(waits) => return finding("Unknown", Reason::NotBorn, format!("keys are being made and attested: {waits}")),
+        Stage::Refused(refusal) => {
+            return finding("Unknown", Reason::Refused(refusal.reason), refusal.message.clone());
+        }
+        Stage::Departing(what) => {
+            return finding("Unknown", Reason::WaitingForDeletion, what.clone());
+        }
+        Stage::Unborn(waits) => {
+            return finding(
+                "Unknown",
+                Reason::NotBorn,
+                format!("keys are being made and attested: {waits}"),
+            );
+        }
         Stage::Born => {}
     }
-    if let Some(lost) = plan.identity.as_ref().and_then(|identity| identity.admin_key_lost.as_ref()) {
+    if let Some(lost) = plan.identity.as_ref().and_then(|identity| identity.admin_key_lost.as_ref())
+    {
         return finding("False", Reason::Refused(RefusalReason::AdminKeyMissing), lost.clone());
     }
     let foreign: Vec<String> = plan
@@ -394,7 +507,9 @@ fn keys(plan: &Plan) -> Finding {
         .members
         .iter()
         .filter(|member| member.standing == Standing::Foreign)
-        .map(|member| format!("{} ({})", member.name, member.message.as_deref().unwrap_or_default()))
+        .map(|member| {
+            format!("{} ({})", member.name, member.message.as_deref().unwrap_or_default())
+        })
         .collect();
     if !foreign.is_empty() {
         let message = format!(
@@ -406,22 +521,33 @@ fn keys(plan: &Plan) -> Finding {
     finding("True", Reason::Valid, "the admin key signed the genesis, and every node that answers proved the key that it names".to_string())
 }
 
-fn conditions(before: &[Condition], findings: Vec<Finding>, generation: i64, now: Timestamp) -> Vec<Condition> {
+fn conditions(
+    before: &[Condition],
+    findings: Vec<Finding>,
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
     let mut conditions: Vec<Condition> = findings
         .into_iter()
         .map(|finding| {
-            let since = before.iter().find(|old| old.type_ == finding.kind && old.status == finding.status);
+            let since =
+                before.iter().find(|old| old.type_ == finding.kind && old.status == finding.status);
             Condition {
                 type_: finding.kind.to_string(),
                 status: finding.status.to_string(),
                 reason: finding.reason.as_str().to_string(),
                 message: cut(&finding.message, MAX_MESSAGE),
                 observed_generation: Some(generation),
-                last_transition_time: since.map_or(Time(now), |old| old.last_transition_time.clone()),
+                last_transition_time: since
+                    .map_or(Time(now), |old| old.last_transition_time.clone()),
             }
         })
         .collect();
-    let kept: Vec<Condition> = before.iter().filter(|old| conditions.iter().all(|new| new.type_ != old.type_)).cloned().collect();
+    let kept: Vec<Condition> = before
+        .iter()
+        .filter(|old| conditions.iter().all(|new| new.type_ != old.type_))
+        .cloned()
+        .collect();
     conditions.extend(kept);
     conditions
 }
@@ -434,7 +560,9 @@ pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition
 
 /// The sentence that people read first: what is wrong, else what goes on, else that all is well.
 fn sentence(conditions: &[Condition]) -> String {
-    let is = |kind: &str, status: &str| find(conditions, kind).filter(|condition| condition.status == status);
+    let is = |kind: &str, status: &str| {
+        find(conditions, kind).filter(|condition| condition.status == status)
+    };
     let told = is(condition::PAUSED, "True")
         .or_else(|| is(condition::READY, "False"))
         .or_else(|| is(condition::READY, "Unknown"))
@@ -446,7 +574,11 @@ fn sentence(conditions: &[Condition]) -> String {
 }
 
 fn cut(text: &str, limit: usize) -> String {
-    if text.chars().count() <= limit { text.to_string() } else { text.chars().take(limit.saturating_sub(3)).chain("...".chars()).collect() }
+    if text.chars().count() <= limit {
+        text.to_string()
+    } else {
+        text.chars().take(limit.saturating_sub(3)).chain("...".chars()).collect()
+    }
 }
 
 /// The status without what changes with every record, to tell news from noise.

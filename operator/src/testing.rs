@@ -1,4 +1,5 @@
-//! A world without Kubernetes: objects, volumes, pods and nodes in memory, moved by the plan's own steps.
+//! A world without Kubernetes: objects, volumes, pods and nodes in memory, moved by the plan's own
+//! steps.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::{
@@ -17,7 +18,10 @@ use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) fn settings() -> Settings {
-    Settings { node_image: "localhost/cretoai-node:1".into(), operator_namespace: "creto-system".into() }
+    Settings {
+        node_image: "localhost/cretoai-node:1".into(),
+        operator_namespace: "creto-system".into(),
+    }
 }
 
 pub(crate) fn resource(spec: Value) -> CretoCluster {
@@ -36,7 +40,8 @@ pub(crate) fn cluster(spec: Value) -> Cluster {
 /// A node's account: its chain hashes are `family-sequence`.
 pub(crate) fn report(name: &str, sequence: u64, family: &str) -> NodeStatus {
     let hash = |sequence: u64| format!("{family}-{sequence}");
-    let recent = (sequence.saturating_sub(63).max(1)..=sequence).map(|sequence| RecentRecord { sequence, chain_hash: hash(sequence) });
+    let recent = (sequence.saturating_sub(63).max(1)..=sequence)
+        .map(|sequence| RecentRecord { sequence, chain_hash: hash(sequence) });
     NodeStatus {
         name: name.into(),
         node_id: Some(0),
@@ -122,7 +127,10 @@ impl World {
     pub(crate) fn alive(replicas: usize) -> Self {
         let mut world = Self::new(json!({ "replicas": replicas }));
         world.settle(60);
-        assert!(world.genesis.is_some() && world.participating() == replicas, "the world must come alive");
+        assert!(
+            world.genesis.is_some() && world.participating() == replicas,
+            "the world must come alive"
+        );
         world.remember();
         world
     }
@@ -156,8 +164,13 @@ impl World {
 
     /// Nodes that really vote.
     pub(crate) fn voters(&self) -> Vec<usize> {
-        let votes = |ordinal: &usize| self.disks.get(ordinal).is_some_and(|disk| disk.chain.is_some());
-        self.pods.iter().filter(|(ordinal, pod)| pod.up && votes(ordinal)).map(|(ordinal, _)| *ordinal).collect()
+        let votes =
+            |ordinal: &usize| self.disks.get(ordinal).is_some_and(|disk| disk.chain.is_some());
+        self.pods
+            .iter()
+            .filter(|(ordinal, pod)| pod.up && votes(ordinal))
+            .map(|(ordinal, _)| *ordinal)
+            .collect()
     }
 
     pub(crate) fn participating(&self) -> usize {
@@ -167,19 +180,41 @@ impl World {
     /// Controllers, kubelets and nodes do a little of their work.
     pub(crate) fn tick(&mut self) {
         let Some(set) = self.stateful_set().cloned() else { return };
-        let replicas = usize::try_from(set.pointer("/spec/replicas").unwrap().as_u64().unwrap()).unwrap();
-        let uid =
-            set.pointer("/spec/volumeClaimTemplates/0/metadata/labels/cretoai.io~1cluster-uid").unwrap().as_str().unwrap().to_string();
+        let replicas =
+            usize::try_from(set.pointer("/spec/replicas").unwrap().as_u64().unwrap()).unwrap();
+        let uid = set
+            .pointer("/spec/volumeClaimTemplates/0/metadata/labels/cretoai.io~1cluster-uid")
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .to_string();
         let revision = self.revision().unwrap();
         for ordinal in 0..replicas {
             if !self.disks.contains_key(&ordinal) {
                 let seed = u8::try_from(100 + self.fresh() % 150).unwrap();
-                self.disks.insert(ordinal, Disk { cluster_uid: Some(uid.clone()), key: key(seed), chain: None, sequence: 0 });
+                self.disks.insert(
+                    ordinal,
+                    Disk {
+                        cluster_uid: Some(uid.clone()),
+                        key: key(seed),
+                        chain: None,
+                        sequence: 0,
+                    },
+                );
             }
             if !self.pods.contains_key(&ordinal) {
                 let uid = format!("pod-{}", self.fresh());
-                self.pods
-                    .insert(ordinal, Running { uid, revision: revision.clone(), up: false, reachable: true, starting: 2, leaving: None });
+                self.pods.insert(
+                    ordinal,
+                    Running {
+                        uid,
+                        revision: revision.clone(),
+                        up: false,
+                        reachable: true,
+                        starting: 2,
+                        leaving: None,
+                    },
+                );
             }
         }
         self.pods.retain(|ordinal, pod| *ordinal < replicas && pod.leaving != Some(0));
@@ -190,7 +225,8 @@ impl World {
                 pod.up = pod.starting == 0;
             }
         }
-        let quorum = cretoai_consensus::Quorum::new(replicas, cretoai_consensus::FaultModel::Byzantine);
+        let quorum =
+            cretoai_consensus::Quorum::new(replicas, cretoai_consensus::FaultModel::Byzantine);
         let voters = self.voters();
         if voters.len() >= quorum.q {
             let next = self.disks.values().map(|disk| disk.sequence).max().unwrap_or(0) + 1;
@@ -213,7 +249,15 @@ impl World {
         }
         let volumes = self.disks.iter().map(|(ordinal, disk)| {
             let name = cluster.names.volume(*ordinal);
-            (*ordinal, Volume { name, cluster_uid: disk.cluster_uid.clone(), size: "10Gi".into(), departing: false })
+            (
+                *ordinal,
+                Volume {
+                    name,
+                    cluster_uid: disk.cluster_uid.clone(),
+                    size: "10Gi".into(),
+                    departing: false,
+                },
+            )
         });
         let pods = self.pods.iter().map(|(ordinal, pod)| {
             let pod = Pod {
@@ -230,7 +274,9 @@ impl World {
         });
         let mut reports = BTreeMap::new();
         for (ordinal, pod) in self.pods.iter().filter(|_| self.admin.is_some()) {
-            let (name, Some(disk)) = (cluster.names.pod(*ordinal), self.disks.get(ordinal)) else { continue };
+            let (name, Some(disk)) = (cluster.names.pod(*ordinal), self.disks.get(ordinal)) else {
+                continue;
+            };
             let answer = if !pod.up || !pod.reachable {
                 Report::Silent("connection refused".into())
             } else if let Some((genesis, _)) = &self.genesis {
@@ -238,7 +284,8 @@ impl World {
                 if member.key == *disk.key.public_key() {
                     let mut status = report(&name, disk.sequence, "h");
                     status.chain_id.clone_from(&disk.chain);
-                    status.role = if disk.chain.is_some() { Role::Validator } else { Role::Waiting };
+                    status.role =
+                        if disk.chain.is_some() { Role::Validator } else { Role::Waiting };
                     status.ready = disk.chain.is_some() && enough;
                     Report::Status(Box::new(status))
                 } else {
@@ -256,15 +303,16 @@ impl World {
             reports.insert(*ordinal, answer);
         }
         View {
-            admin_key: self.admin.as_ref().map_or(AdminKey::Missing, |(key, made_for, owned)| AdminKey::Present {
-                key: key.public_key().clone(),
-                made_for: made_for.clone(),
-                owned: *owned,
+            admin_key: self.admin.as_ref().map_or(AdminKey::Missing, |(key, made_for, owned)| {
+                AdminKey::Present {
+                    key: key.public_key().clone(),
+                    made_for: made_for.clone(),
+                    owned: *owned,
+                }
             }),
-            genesis: self
-                .genesis
-                .as_ref()
-                .map_or(GenesisFound::Missing, |(genesis, owned)| GenesisFound::Present { genesis: Arc::clone(genesis), owned: *owned }),
+            genesis: self.genesis.as_ref().map_or(GenesisFound::Missing, |(genesis, owned)| {
+                GenesisFound::Present { genesis: Arc::clone(genesis), owned: *owned }
+            }),
             volumes: volumes.collect(),
             live,
             pods: pods.collect(),
@@ -279,7 +327,8 @@ impl World {
 
     /// What the API server and the nodes do with a step.
     pub(crate) fn take(&mut self, step: &Step) {
-        let goes = self.resource.spec.storage.retention_policy == cretoai_crds::RetentionPolicy::Delete;
+        let goes =
+            self.resource.spec.storage.retention_policy == cretoai_crds::RetentionPolicy::Delete;
         match step {
             Step::CreateAdminKey => {
                 if self.admin.is_none() {
@@ -294,14 +343,26 @@ impl World {
             Step::SetRetention { genesis: false } => self.admin.as_mut().unwrap().2 = goes,
             Step::CreateGenesis(genesis) => {
                 let admin = &self.admin.as_ref().unwrap().0;
-                assert_eq!(admin.public_key(), &genesis.admin_key, "signed by the key that it names");
+                assert_eq!(
+                    admin.public_key(),
+                    &genesis.admin_key,
+                    "signed by the key that it names"
+                );
                 if self.genesis.is_some() {
                     return;
                 }
-                let signed = SignedGenesis { signature: admin.sign(&genesis.signing_message()), genesis: genesis.as_ref().clone() };
+                let signed = SignedGenesis {
+                    signature: admin.sign(&genesis.signing_message()),
+                    genesis: genesis.as_ref().clone(),
+                };
                 signed.verify(&MlDsa87).expect("a valid genesis");
                 for (ordinal, member) in genesis.members.iter().enumerate() {
-                    assert_eq!(self.disks[&ordinal].key.public_key(), &member.key, "the key on the volume of {}", member.name);
+                    assert_eq!(
+                        self.disks[&ordinal].key.public_key(),
+                        &member.key,
+                        "the key on the volume of {}",
+                        member.name
+                    );
                     assert_eq!(self.disks[&ordinal].chain, None, "an empty volume");
                 }
                 self.births += 1;
@@ -312,7 +373,10 @@ impl World {
                 let disk = self.disks.get_mut(&ordinal).unwrap();
                 assert_eq!(disk.key.public_key(), key);
                 let chain = genesis.genesis.chain_id().to_string();
-                assert!(disk.chain.as_ref().is_none_or(|held| *held == chain), "another chain is never overwritten");
+                assert!(
+                    disk.chain.as_ref().is_none_or(|held| *held == chain),
+                    "another chain is never overwritten"
+                );
                 disk.chain = Some(chain);
             }
             Step::ExpandVolume { .. } => {}
@@ -354,6 +418,12 @@ pub(crate) fn objects(spec: Value) -> BTreeMap<Key, Value> {
         admin_key_lost: None,
     };
     let settings = settings();
-    let blueprint = build::Blueprint { cluster: &cluster, identity: &identity, settings: &settings, running_image: None, claim_size: None };
+    let blueprint = build::Blueprint {
+        cluster: &cluster,
+        identity: &identity,
+        settings: &settings,
+        running_image: None,
+        claim_size: None,
+    };
     build::all(&blueprint).into_iter().map(|wanted| (wanted.key, wanted.object)).collect()
 }

@@ -1,7 +1,8 @@
 //! From the CretoCluster as the API server holds it to a cluster that the builders can rely on.
 //!
-//! The CRD's schema and rules refuse bad input already; what stands here is checked again, because a CRD may be older
-//! or newer than this operator, and it must never act on a number that it does not understand.
+//! The CRD's schema and rules refuse bad input already; what stands here is checked again, because
+//! a CRD may be older or newer than this operator, and it must never act on a number that it does
+//! not understand.
 
 use crate::names::Names;
 use cretoai_consensus::{FaultModel, Quorum};
@@ -41,7 +42,9 @@ pub enum Invalid {
     #[error("the CretoCluster has no {0}; it did not come from an API server")]
     Unnamed(&'static str),
     /// A count that makes no chain.
-    #[error("spec.replicas is {0}, but must be 1 (development) or 3 to 31; set 4, the least that tolerates one faulty node")]
+    #[error(
+        "spec.replicas is {0}, but must be 1 (development) or 3 to 31; set 4, the least that tolerates one faulty node"
+    )]
     Replicas(i32),
     /// A name that does not fit its pods.
     #[error("metadata.name {0:?} has more than 40 characters; choose a shorter name")]

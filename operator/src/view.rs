@@ -127,7 +127,8 @@ impl View {
     /// The live StatefulSet, if it is this CretoCluster's.
     #[must_use]
     pub fn stateful_set(&self) -> Option<StatefulSet<'_>> {
-        let key = Key { kind: crate::build::Kind::StatefulSet, name: self.cluster.names.cluster.clone() };
+        let key =
+            Key { kind: crate::build::Kind::StatefulSet, name: self.cluster.names.cluster.clone() };
         self.live.get(&key).map(StatefulSet)
     }
 }
@@ -159,7 +160,8 @@ impl<'a> StatefulSet<'a> {
         self.text("/spec/volumeClaimTemplates/0/spec/resources/requests/storage")
     }
 
-    /// The revision that pods should have, once the StatefulSet controller has seen the newest template.
+    /// The revision that pods should have, once the StatefulSet controller has seen the newest
+    /// template.
     #[must_use]
     pub fn revision(self) -> Option<&'a str> {
         let seen = self.0.pointer("/status/observedGeneration")?.as_i64()?;

@@ -32,7 +32,8 @@ fn main() -> Result<()> {
             fs::write(&full, &fresh).with_context(|| format!("cannot write {}", full.display()))?;
             println!("wrote {path} ({} bytes)", fresh.len());
         } else {
-            let committed = fs::read_to_string(&full).with_context(|| format!("cannot read {path}; run `make crds`"))?;
+            let committed = fs::read_to_string(&full)
+                .with_context(|| format!("cannot read {path}; run `make crds`"))?;
             if committed != fresh {
                 bail!("{path} is stale; run `make crds` and commit it");
             }

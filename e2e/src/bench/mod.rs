@@ -1,5 +1,5 @@
-//! Four node processes on loopback with everything on: post-quantum TLS, signed votes, fsync. An open-loop client, a
-//! process of its own, offers constant rates.
+//! Four node processes on loopback with everything on: post-quantum TLS, signed votes, fsync. An
+//! open-loop client, a process of its own, offers constant rates.
 //!
 //! The rule: a figure that could not be reached is reported as what was reached, never left out.
 
@@ -58,9 +58,14 @@ pub struct Arguments {
 /// # Errors
 /// The nodes do not come up, or nothing could be measured. The nodes are ended in any case.
 pub async fn run(arguments: &Arguments) -> Result<()> {
-    let folder = arguments.out.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let folder = arguments
+        .out
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .map_or_else(|| PathBuf::from("."), PathBuf::from);
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let estimate = arguments.rates.len() as u32 * arguments.runs * (arguments.seconds + arguments.warmup + 6);
+    let estimate =
+        arguments.rates.len() as u32 * arguments.runs * (arguments.seconds + arguments.warmup + 6);
     println!(
         "{} nodes on loopback, {PAYLOAD} B payloads, {} s measured after {} s, {} runs of each rate; takes about {} min",
         nodes::COUNT,
@@ -83,7 +88,10 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
             let run = match (result, complaint) {
                 (_, Some(complaint)) => bail!("{complaint}"),
                 (Err(error), None) => {
-                    return Err(error.context(format!("at {rate} payloads/s; the nodes' logs are in {}", folder.join("nodes").display())));
+                    return Err(error.context(format!(
+                        "at {rate} payloads/s; the nodes' logs are in {}",
+                        folder.join("nodes").display()
+                    )));
                 }
                 (Ok(run), None) => run,
             };
@@ -105,7 +113,10 @@ fn describe(run: &Run) -> String {
         bytes(run.resident)
     );
     if run.outcome.refused + run.outcome.failed > 0 {
-        text.push_str(&format!(", {} refused and {} failed of {}", run.outcome.refused, run.outcome.failed, run.outcome.due));
+        text.push_str(&format!(
+            ", {} refused and {} failed of {}",
+            run.outcome.refused, run.outcome.failed, run.outcome.due
+        ));
     }
     if let Some(error) = &run.outcome.first_error {
         text.push_str(&format!(" (first error: {error})"));
@@ -117,14 +128,27 @@ async fn measure(arguments: &Arguments, rate: u32, nodes: &Nodes) -> Result<Run>
     let mut client = Command::new(std::env::current_exe()?)
         .arg("load")
         .args(["--targets", &nodes.api_addresses().map(|address| address.to_string()).join(",")])
-        .args(["--rate", &rate.to_string(), "--seconds", &arguments.seconds.to_string(), "--warmup", &arguments.warmup.to_string()])
-        .args(["--size", &PAYLOAD.to_string(), "--connections", &arguments.connections.unwrap_or_else(|| connections(rate)).to_string()])
+        .args([
+            "--rate",
+            &rate.to_string(),
+            "--seconds",
+            &arguments.seconds.to_string(),
+            "--warmup",
+            &arguments.warmup.to_string(),
+        ])
+        .args([
+            "--size",
+            &PAYLOAD.to_string(),
+            "--connections",
+            &arguments.connections.unwrap_or_else(|| connections(rate)).to_string(),
+        ])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .context("starting the load generator")?;
     let mut lines = BufReader::new(client.stdout.take().context("no output")?).lines();
-    let (mut before, mut after, mut outcome): (Option<Sample>, Option<Sample>, Option<Outcome>) = (None, None, None);
+    let (mut before, mut after, mut outcome): (Option<Sample>, Option<Sample>, Option<Outcome>) =
+        (None, None, None);
     let limit = Duration::from_secs(u64::from(arguments.seconds + arguments.warmup) + 60);
     let reading = async {
         while let Some(line) = lines.next_line().await? {
@@ -136,14 +160,26 @@ async fn measure(arguments: &Arguments, rate: u32, nodes: &Nodes) -> Result<Run>
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(limit, reading).await.context("the load generator did not end in time")??;
+    tokio::time::timeout(limit, reading)
+        .await
+        .context("the load generator did not end in time")??;
     let status = client.wait().await?;
     let (Some(before), Some(after), Some(outcome)) = (before, after, outcome) else {
         bail!("the load generator ended with {status} and no figures")
     };
     let wall = after.at.duration_since(before.at).as_secs_f64();
-    let cpu: f64 = after.usage.iter().zip(&before.usage).map(|(after, before)| after.cpu_seconds - before.cpu_seconds).sum();
-    let written = after.usage.iter().zip(&before.usage).map(|(after, before)| after.written.saturating_sub(before.written)).sum();
+    let cpu: f64 = after
+        .usage
+        .iter()
+        .zip(&before.usage)
+        .map(|(after, before)| after.cpu_seconds - before.cpu_seconds)
+        .sum();
+    let written = after
+        .usage
+        .iter()
+        .zip(&before.usage)
+        .map(|(after, before)| after.written.saturating_sub(before.written))
+        .sum();
     Ok(Run {
         rate,
         outcome,
@@ -154,7 +190,8 @@ async fn measure(arguments: &Arguments, rate: u32, nodes: &Nodes) -> Result<Run>
     })
 }
 
-/// Enough connections that waiting for finality does not hold the rate back at a second of latency, as far as files go.
+/// Enough connections that waiting for finality does not hold the rate back at a second of latency,
+/// as far as files go.
 fn connections(rate: u32) -> usize {
     usize::try_from(rate / 16).unwrap_or(256).clamp(16, 512)
 }
@@ -167,7 +204,10 @@ struct Sample {
 
 impl Sample {
     fn of(nodes: &Nodes) -> Self {
-        Self { at: Instant::now(), usage: nodes.pids().map(|pid| process::usage(pid).unwrap_or_default()).collect() }
+        Self {
+            at: Instant::now(),
+            usage: nodes.pids().map(|pid| process::usage(pid).unwrap_or_default()).collect(),
+        }
     }
 }
 

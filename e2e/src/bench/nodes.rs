@@ -36,7 +36,8 @@ fn name(index: usize) -> String {
 }
 
 impl Nodes {
-    /// Starts them with empty folders below `folder`, gives them a genesis, and waits until all are ready.
+    /// Starts them with empty folders below `folder`, gives them a genesis, and waits until all are
+    /// ready.
     ///
     /// # Errors
     /// A node does not come up; the sentence names its log.
@@ -67,7 +68,9 @@ impl Nodes {
         for index in 0..COUNT {
             let nonce: [u8; 32] = rand::random();
             let control = SocketAddr::new(address(index), CONTROL_PORT);
-            let (key, attestation) = patiently(|| client.attest(control, &nonce)).await.with_context(|| self.log_of(index))?;
+            let (key, attestation) = patiently(|| client.attest(control, &nonce))
+                .await
+                .with_context(|| self.log_of(index))?;
             if attestation.pod_name != name(index) || attestation.chain_id.is_some() {
                 bail!(
                     "{control} is {} with chain {:?}: another process listens there; end it and try again",
@@ -75,7 +78,11 @@ impl Nodes {
                     attestation.chain_id
                 );
             }
-            members.push(GenesisMember { name: name(index), key, proof: attestation.possession_signature()? });
+            members.push(GenesisMember {
+                name: name(index),
+                key,
+                proof: attestation.possession_signature()?,
+            });
         }
         let created_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
         let keys: Vec<_> = members.iter().map(|member| member.key.clone()).collect();
@@ -91,7 +98,9 @@ impl Nodes {
         let signed = SignedGenesis { genesis, signature };
         for (index, key) in keys.iter().enumerate() {
             let control = SocketAddr::new(address(index), CONTROL_PORT);
-            patiently(|| client.put_genesis(control, key, &signed)).await.with_context(|| self.log_of(index))?;
+            patiently(|| client.put_genesis(control, key, &signed))
+                .await
+                .with_context(|| self.log_of(index))?;
         }
         for index in 0..COUNT {
             patiently(|| ready(index)).await.with_context(|| self.log_of(index))?;
@@ -100,7 +109,11 @@ impl Nodes {
     }
 
     fn log_of(&self, index: usize) -> String {
-        format!("{} does not come up; see {}", name(index), self.folder.join(name(index)).join("log").display())
+        format!(
+            "{} does not come up; see {}",
+            name(index),
+            self.folder.join(name(index)).join("log").display()
+        )
     }
 
     /// Where clients go.
@@ -127,7 +140,12 @@ impl Nodes {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let tail: Vec<&str> = text.lines().rev().take(5).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            Some(format!("{} ended with {status}; the end of {} is:\n{}", name(*index), log.display(), tail.join("\n")))
+            Some(format!(
+                "{} ended with {status}; the end of {} is:\n{}",
+                name(*index),
+                log.display(),
+                tail.join("\n")
+            ))
         })
     }
 
@@ -146,7 +164,8 @@ fn start_one(binary: &Path, folder: &Path, index: usize, admin: &SecretKey) -> R
     fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
     let home = home.canonicalize()?;
     let config = home.join("node.toml");
-    fs::write(&config, node_toml(&home, index)).with_context(|| format!("writing {}", config.display()))?;
+    fs::write(&config, node_toml(&home, index))
+        .with_context(|| format!("writing {}", config.display()))?;
     let log = File::create(home.join("log"))?;
     Command::new(binary)
         .args(["run", "--config"])
@@ -211,7 +230,10 @@ endpoint = "/metrics"
 }
 
 async fn ready(index: usize) -> Result<()> {
-    let status = Client::new(SocketAddr::new(address(index), API_PORT)).with_limit(Duration::from_secs(5)).status().await?;
+    let status = Client::new(SocketAddr::new(address(index), API_PORT))
+        .with_limit(Duration::from_secs(5))
+        .status()
+        .await?;
     if !status.ready {
         bail!("{} is not ready: {}", status.name, status.waiting_for);
     }
@@ -219,7 +241,9 @@ async fn ready(index: usize) -> Result<()> {
 }
 
 /// Tries for 30 s.
-async fn patiently<T, E, F: Future<Output = Result<T, E>>>(mut attempt: impl FnMut() -> F) -> Result<T>
+async fn patiently<T, E, F: Future<Output = Result<T, E>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T>
 where
     anyhow::Error: From<E>,
 {

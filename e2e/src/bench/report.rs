@@ -42,12 +42,15 @@ struct Line {
 }
 
 fn line(rate: u32, runs: &[Run]) -> Line {
-    let of =
-        |figure: &dyn Fn(&Run) -> Option<f64>| median(&runs.iter().filter(|run| run.rate == rate).filter_map(figure).collect::<Vec<_>>());
+    let of = |figure: &dyn Fn(&Run) -> Option<f64>| {
+        median(&runs.iter().filter(|run| run.rate == rate).filter_map(figure).collect::<Vec<_>>())
+    };
     // A run without a figure is one that was too slow for it.
-    let latency =
-        |figure: &dyn Fn(&Run) -> Option<f64>| of(&|run| Some(figure(run).unwrap_or(f64::INFINITY))).filter(|value| value.is_finite());
-    let share = |figure: &dyn Fn(&Run) -> u64| of(&|run| Some(figure(run) as f64)).unwrap_or_default();
+    let latency = |figure: &dyn Fn(&Run) -> Option<f64>| {
+        of(&|run| Some(figure(run).unwrap_or(f64::INFINITY))).filter(|value| value.is_finite())
+    };
+    let share =
+        |figure: &dyn Fn(&Run) -> u64| of(&|run| Some(figure(run) as f64)).unwrap_or_default();
     Line {
         rate,
         throughput: of(&|run| Some(run.outcome.throughput)).unwrap_or_default(),
@@ -87,7 +90,18 @@ impl Line {
     }
 }
 
-const HEAD: [&str; 10] = ["offered", "tx/s", "p50", "p99", "processors", "memory", "written", "on disk", "refused", "failed"];
+const HEAD: [&str; 10] = [
+    "offered",
+    "tx/s",
+    "p50",
+    "p99",
+    "processors",
+    "memory",
+    "written",
+    "on disk",
+    "refused",
+    "failed",
+];
 
 /// Prints the table and writes the file.
 ///
@@ -123,7 +137,8 @@ pub fn write(path: &Path, arguments: &Arguments, runs: &[Run]) -> Result<()> {
             "writtenBytesOfAllNodes": run.written, "diskBytesOfAllNodes": run.on_disk,
         })).collect::<Vec<_>>(),
     });
-    std::fs::write(path, format!("{document:#}\n")).with_context(|| format!("writing {}", path.display()))
+    std::fs::write(path, format!("{document:#}\n"))
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 fn processors() -> usize {
@@ -144,7 +159,12 @@ mod tests {
             written: 0,
             on_disk: 0,
         };
-        let runs = [run(100, 99.0, Some(3.0)), run(100, 100.0, Some(1.0)), run(100, 90.0, None), run(1000, 5.0, Some(9.0))];
+        let runs = [
+            run(100, 99.0, Some(3.0)),
+            run(100, 100.0, Some(1.0)),
+            run(100, 90.0, None),
+            run(1000, 5.0, Some(9.0)),
+        ];
         let line = line(100, &runs);
         assert_eq!((line.throughput, line.p50_ms, line.p99_ms), (99.0, Some(3.0), None));
         assert_eq!(line.cells().len(), HEAD.len());

@@ -21,14 +21,24 @@ pub async fn install(lab: &mut Lab) -> Result<String> {
     let installed = began.elapsed();
     let began = Instant::now();
     let sample = lab.settings.samples.join("cretocluster.yaml");
-    kubectl(&lab.settings, &["apply", "-n", &lab.cluster.namespace, "-f", &sample.to_string_lossy()]).await?;
-    let message = lab.cluster.condition("QuorumAvailable", "True", Duration::from_secs(120)).await?;
+    kubectl(
+        &lab.settings,
+        &["apply", "-n", &lab.cluster.namespace, "-f", &sample.to_string_lossy()],
+    )
+    .await?;
+    let message =
+        lab.cluster.condition("QuorumAvailable", "True", Duration::from_secs(120)).await?;
     let quorum = began.elapsed();
     ensure!(message.contains("take part"), "QuorumAvailable=True says only: '{message}'");
     let resource = lab.cluster.whole(Duration::from_secs(60)).await?;
-    ensure!(resource.spec.replicas == 4, "the sample has {} replicas, not 4", resource.spec.replicas);
+    ensure!(
+        resource.spec.replicas == 4,
+        "the sample has {} replicas, not 4",
+        resource.spec.replicas
+    );
     let columns = kubectl(&lab.settings, &["get", "creto", "-n", &lab.cluster.namespace]).await?;
-    for column in ["READY", "NODES", "QUORUM", "TOLERATES", "LEADER", "SEQUENCE", "VERSION", "AGE"] {
+    for column in ["READY", "NODES", "QUORUM", "TOLERATES", "LEADER", "SEQUENCE", "VERSION", "AGE"]
+    {
         ensure!(columns.contains(column), "kubectl get creto has no column {column}:\n{columns}");
     }
     ensure!(columns.contains("4/4"), "kubectl get creto does not say 4/4:\n{columns}");
@@ -45,7 +55,9 @@ pub async fn install(lab: &mut Lab) -> Result<String> {
 pub async fn adopt(lab: &mut Lab) -> Result<String> {
     let cluster = lab.cluster.clone();
     let data = random_payload(4096);
-    let receipt = Client::new(cluster.service_address().await?).submit(data.clone(), Duration::from_secs(20)).await?;
+    let receipt = Client::new(cluster.service_address().await?)
+        .submit(data.clone(), Duration::from_secs(20))
+        .await?;
     lab.known.push(Known::new(&receipt, &data)?);
     let before = cluster.get().await?;
     let keys = fingerprints(&cluster).await?;
@@ -67,9 +79,14 @@ pub async fn adopt(lab: &mut Lab) -> Result<String> {
     ensure!(fingerprints(&cluster).await? == keys, "the nodes have other keys than before");
     let newest = lab.known.iter().map(|known| known.place.0).max().unwrap_or_default();
     let data = random_payload(4096);
-    let receipt = Client::new(cluster.service_address().await?).submit(data.clone(), Duration::from_secs(20)).await?;
+    let receipt = Client::new(cluster.service_address().await?)
+        .submit(data.clone(), Duration::from_secs(20))
+        .await?;
     let sequence = receipt.sequence.unwrap_or_default();
-    ensure!(sequence > newest, "a new payload has sequence {sequence}, and {newest} was there before");
+    ensure!(
+        sequence > newest,
+        "a new payload has sequence {sequence}, and {newest} was there before"
+    );
     all_hold(&cluster, &lab.known).await?;
     lab.known.push(Known::new(&receipt, &data)?);
     agree(&cluster, Duration::from_secs(20)).await?;

@@ -33,14 +33,20 @@ pub async fn statuses(cluster: &Cluster) -> Result<Vec<NodeStatus>> {
 async fn statuses_of(cluster: &Cluster, names: &[String]) -> Result<Vec<NodeStatus>> {
     let mut all = Vec::new();
     for name in names {
-        let status = cluster.node(name).await?.status().await.with_context(|| format!("status of {name}"))?;
+        let status = cluster
+            .node(name)
+            .await?
+            .status()
+            .await
+            .with_context(|| format!("status of {name}"))?;
         ensure!(status.name == *name, "{name} calls itself {}", status.name);
         all.push(status);
     }
     Ok(all)
 }
 
-/// View and leader that `w` of the nodes name, those that answer; the newest view, if there are several.
+/// View and leader that `w` of the nodes name, those that answer; the newest view, if there are
+/// several.
 ///
 /// # Errors
 /// No `w` nodes agree.
@@ -66,10 +72,15 @@ pub async fn leader(cluster: &Cluster) -> Result<(u64, String)> {
 /// # Errors
 /// One does not answer.
 pub async fn fingerprints(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
-    Ok(statuses(cluster).await?.into_iter().map(|status| (status.name, status.key_fingerprint)).collect())
+    Ok(statuses(cluster)
+        .await?
+        .into_iter()
+        .map(|status| (status.name, status.key_fingerprint))
+        .collect())
 }
 
-/// Waits until all nodes are at one sequence, and demands one chain hash for each sequence that two of them name.
+/// Waits until all nodes are at one sequence, and demands one chain hash for each sequence that two
+/// of them name.
 ///
 /// # Errors
 /// They contradict each other, or do not meet in time.
@@ -81,14 +92,22 @@ pub async fn agree(cluster: &Cluster, limit: Duration) -> Result<(u64, String)> 
 ///
 /// # Errors
 /// As [`agree`].
-pub async fn agree_among(cluster: &Cluster, names: &[String], limit: Duration) -> Result<(u64, String)> {
+pub async fn agree_among(
+    cluster: &Cluster,
+    names: &[String],
+    limit: Duration,
+) -> Result<(u64, String)> {
     until(limit, &format!("{} to be at one sequence", names.join(", ")), || async {
         let statuses = statuses_of(cluster, names).await?;
         contradiction(&statuses)?;
-        let heads: BTreeSet<(u64, String)> = statuses.iter().map(|status| (status.sequence, status.chain_hash.clone())).collect();
+        let heads: BTreeSet<(u64, String)> =
+            statuses.iter().map(|status| (status.sequence, status.chain_hash.clone())).collect();
         Ok(match heads.first() {
             Some(head) if heads.len() == 1 => Ok(head.clone()),
-            _ => Err(format!("sequences {:?}", heads.iter().map(|(sequence, _)| sequence).collect::<Vec<_>>())),
+            _ => Err(format!(
+                "sequences {:?}",
+                heads.iter().map(|(sequence, _)| sequence).collect::<Vec<_>>()
+            )),
         })
     })
     .await
@@ -101,17 +120,22 @@ fn contradiction(statuses: &[NodeStatus]) -> Result<()> {
     ensure!(chains.len() == 1, "the nodes are on several chains: {chains:?}");
     for status in statuses {
         let newest = std::iter::once((status.sequence, status.chain_hash.as_str()));
-        let recent = status.recent.iter().map(|record| (record.sequence, record.chain_hash.as_str()));
+        let recent =
+            status.recent.iter().map(|record| (record.sequence, record.chain_hash.as_str()));
         for (sequence, hash) in recent.chain(newest) {
             let (first, by) = *hashes.entry(sequence).or_insert((hash, &status.name));
-            ensure!(first == hash, "sequence {sequence} has chain hash {first} on {by} and {hash} on {}", status.name);
+            ensure!(
+                first == hash,
+                "sequence {sequence} has chain hash {first} on {by} and {hash} on {}",
+                status.name
+            );
         }
     }
     Ok(())
 }
 
-/// Every node holds every payload, with the same bytes, at the same place; each sequence has one chain hash, each place
-/// one payload.
+/// Every node holds every payload, with the same bytes, at the same place; each sequence has one
+/// chain hash, each place one payload.
 ///
 /// # Errors
 /// The first thing that is not so.
@@ -142,8 +166,14 @@ async fn holds(client: &mut Client, name: &str, payload: &Known) -> Result<()> {
         match client.read(&payload.id).await {
             Ok(Some(stored)) => break stored,
             Ok(None) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(50)).await,
-            Ok(None) => anyhow::bail!("{name} does not have payload {}, which was told to be final at {:?}", payload.id, payload.place),
-            Err(error) if Instant::now() >= end => return Err(error.context(format!("reading from {name}"))),
+            Ok(None) => anyhow::bail!(
+                "{name} does not have payload {}, which was told to be final at {:?}",
+                payload.id,
+                payload.place
+            ),
+            Err(error) if Instant::now() >= end => {
+                return Err(error.context(format!("reading from {name}")));
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
@@ -168,10 +198,17 @@ fn ordered(known: &[Known]) -> Result<()> {
     for payload in known {
         let (sequence, index, hash) = &payload.place;
         if let Some(other) = places.insert((*sequence, *index), &payload.id) {
-            anyhow::ensure!(*other == payload.id, "payloads {other} and {} are both at sequence {sequence}, index {index}", payload.id);
+            anyhow::ensure!(
+                *other == payload.id,
+                "payloads {other} and {} are both at sequence {sequence}, index {index}",
+                payload.id
+            );
         }
         let first = *hashes.entry(*sequence).or_insert(hash);
-        anyhow::ensure!(first == hash, "sequence {sequence} was told with chain hashes {first} and {hash}");
+        anyhow::ensure!(
+            first == hash,
+            "sequence {sequence} was told with chain hashes {first} and {hash}"
+        );
     }
     Ok(())
 }
@@ -186,7 +223,15 @@ mod tests {
 
     #[test]
     fn one_place_holds_one_payload_and_one_sequence_has_one_hash() {
-        assert!(ordered(&[known("a", 1, 0, "x"), known("b", 1, 1, "x"), known("c", 2, 0, "y"), known("c", 2, 0, "y")]).is_ok());
+        assert!(
+            ordered(&[
+                known("a", 1, 0, "x"),
+                known("b", 1, 1, "x"),
+                known("c", 2, 0, "y"),
+                known("c", 2, 0, "y")
+            ])
+            .is_ok()
+        );
         assert!(ordered(&[known("a", 1, 0, "x"), known("b", 1, 0, "x")]).is_err());
         assert!(ordered(&[known("a", 1, 0, "x"), known("b", 1, 1, "y")]).is_err());
     }

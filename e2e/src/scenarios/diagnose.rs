@@ -23,8 +23,12 @@ pub async fn print(lab: &Lab) {
     let operators = lab.installation.pods(&lab.client).await.unwrap_or_default();
     // Of all clusters in the namespace: some scenarios have one of their own.
     let all = ListParams::default().labels("app.kubernetes.io/name=cretoai-node");
-    let nodes = lab.cluster.api::<Pod>().list(&all).await.map(|pods| pods.items).unwrap_or_default();
-    let all = operators.iter().map(|pod| (lab.installation.namespace.as_str(), pod)).chain(nodes.iter().map(|pod| (namespace, pod)));
+    let nodes =
+        lab.cluster.api::<Pod>().list(&all).await.map(|pods| pods.items).unwrap_or_default();
+    let all = operators
+        .iter()
+        .map(|pod| (lab.installation.namespace.as_str(), pod))
+        .chain(nodes.iter().map(|pod| (namespace, pod)));
     for (namespace, pod) in all {
         println!("--- the end of the log of {}", pod.metadata.name.as_deref().unwrap_or_default());
         tail(&lab.client, namespace, pod, 25).await.lines().for_each(|line| println!("    {line}"));

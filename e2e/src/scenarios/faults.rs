@@ -31,7 +31,8 @@ const OUTAGE: Duration = Duration::from_secs(12);
 
 /// How long the leader is cut off.
 const ISOLATION: Duration = Duration::from_secs(10);
-/// No pause is longer while a quorum is up: an election takes under a second, on a loaded machine a few.
+/// No pause is longer while a quorum is up: an election takes under a second, on a loaded machine a
+/// few.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// What is on its way when a node is cut off may still arrive at it.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
@@ -47,14 +48,27 @@ fn pod_of(way: &Way) -> &str {
 pub async fn follower(lab: &mut Lab) -> Result<String> {
     let cluster = lab.cluster.clone();
     let (_, leader) = check::leader(&cluster).await?;
-    let victim = (0..4).rev().map(|ordinal| cluster.pod(ordinal)).find(|pod| *pod != leader).context("no follower")?;
+    let victim = (0..4)
+        .rev()
+        .map(|ordinal| cluster.pod(ordinal))
+        .find(|pod| *pod != leader)
+        .context("no follower")?;
     let keys = fingerprints(&cluster).await?;
     let before = cluster.api::<Pod>().get(&victim).await?.uid();
-    let traffic = Traffic::begin(&cluster, &[Way::Service(cluster.service_address().await?)], 3, Duration::ZERO);
+    let traffic = Traffic::begin(
+        &cluster,
+        &[Way::Service(cluster.service_address().await?)],
+        3,
+        Duration::ZERO,
+    );
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let deleted = Instant::now();
-    cluster.api::<Pod>().delete(&victim, &DeleteParams::default()).await.context("deleting the pod")?;
+    cluster
+        .api::<Pod>()
+        .delete(&victim, &DeleteParams::default())
+        .await
+        .context("deleting the pod")?;
     let back = until(Duration::from_secs(120), &format!("{victim} to be back"), || async {
         let pod = cluster.api::<Pod>().get_opt(&victim).await?;
         Ok(match pod {
@@ -68,8 +82,17 @@ pub async fn follower(lab: &mut Lab) -> Result<String> {
     let back = back?;
     let meanwhile = seen.count(deleted, back, |_| true);
     let pause = seen.longest_pause(deleted, back, |_| true);
-    ensure!(meanwhile > 0, "nothing became final while {victim} was away; {} attempts failed, the first: {}", seen.failed, seen.error());
-    ensure!(pause < LONGEST_PAUSE, "nothing became final for {} while {victim} was away", seconds(pause));
+    ensure!(
+        meanwhile > 0,
+        "nothing became final while {victim} was away; {} attempts failed, the first: {}",
+        seen.failed,
+        seen.error()
+    );
+    ensure!(
+        pause < LONGEST_PAUSE,
+        "nothing became final for {} while {victim} was away",
+        seconds(pause)
+    );
     cluster.whole(Duration::from_secs(60)).await?;
     ensure!(fingerprints(&cluster).await? == keys, "{victim} came back with another key");
     let (sequence, _) = agree(&cluster, Duration::from_secs(60)).await?;
@@ -85,10 +108,18 @@ pub async fn follower(lab: &mut Lab) -> Result<String> {
 }
 
 /// Another node leads than `before`, in a newer view; how long after `since` that was so, and who.
-async fn elected(cluster: &Cluster, before: &(u64, String), since: Instant) -> Result<(u64, String, Duration)> {
+async fn elected(
+    cluster: &Cluster,
+    before: &(u64, String),
+    since: Instant,
+) -> Result<(u64, String, Duration)> {
     until(Duration::from_secs(30), &format!("another leader than {}", before.1), || async {
         let (view, name) = check::leader(cluster).await?;
-        Ok(if view > before.0 && name != before.1 { Ok((view, name, since.elapsed())) } else { Err(format!("{name} leads view {view}")) })
+        Ok(if view > before.0 && name != before.1 {
+            Ok((view, name, since.elapsed()))
+        } else {
+            Err(format!("{name} leads view {view}"))
+        })
     })
     .await
 }
@@ -109,7 +140,10 @@ pub async fn leader(lab: &mut Lab) -> Result<String> {
     let victim = before.1.as_str();
     let pod = cluster.api::<Pod>().get(victim).await?;
     let processes = process::of_pod(&pod.uid().unwrap_or_default(), "cretoai-node");
-    ensure!(!processes.is_empty(), "the process of {victim} is not seen from here, so it cannot be killed");
+    ensure!(
+        !processes.is_empty(),
+        "the process of {victim} is not seen from here, so it cannot be killed"
+    );
     let keys = fingerprints(&cluster).await?;
     let ways: Vec<Way> = names(&cluster).await?.into_iter().map(Way::Pod).collect();
     let traffic = Traffic::begin(&cluster, &ways, 2, Duration::ZERO);
@@ -123,7 +157,11 @@ pub async fn leader(lab: &mut Lab) -> Result<String> {
     shown(&cluster, victim).await?;
     let back = until(Duration::from_secs(90), &format!("{victim} to be back"), || async {
         let now = cluster.api::<Pod>().get(victim).await?;
-        Ok(if restarts(&now) > restarts(&pod) && is_ready(&now) { Ok(Instant::now()) } else { Err("it is not ready".into()) })
+        Ok(if restarts(&now) > restarts(&pod) && is_ready(&now) {
+            Ok(Instant::now())
+        } else {
+            Err("it is not ready".into())
+        })
     })
     .await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -133,8 +171,17 @@ pub async fn leader(lab: &mut Lab) -> Result<String> {
     let others = |way: &Way| pod_of(way) != victim;
     let outage = seen.longest_pause(killed, end, others);
     let meanwhile = seen.count(killed, back, others);
-    ensure!(meanwhile > 0, "nothing became final without {victim}; {} attempts failed, the first: {}", seen.failed, seen.error());
-    ensure!(outage < LONGEST_PAUSE, "nothing became final for {} after {victim}, the leader, was killed", seconds(outage));
+    ensure!(
+        meanwhile > 0,
+        "nothing became final without {victim}; {} attempts failed, the first: {}",
+        seen.failed,
+        seen.error()
+    );
+    ensure!(
+        outage < LONGEST_PAUSE,
+        "nothing became final for {} after {victim}, the leader, was killed",
+        seconds(outage)
+    );
     cluster.whole(Duration::from_secs(60)).await?;
     ensure!(fingerprints(&cluster).await? == keys, "{victim} came back with another key");
     let (sequence, _) = agree(&cluster, Duration::from_secs(60)).await?;
@@ -167,22 +214,40 @@ pub async fn partition(lab: &mut Lab) -> Result<String> {
     let healed = Instant::now();
     let (view, heir) = apart?;
     let isolated = |way: &Way| pod_of(way) == victim;
-    let again = until(Duration::from_secs(60), &format!("payloads of {victim} to be final again"), || {
-        let again = traffic.seen().finals.iter().find(|told| isolated(&told.way) && told.at > healed).map(|told| told.at);
-        async move { Ok(again.ok_or_else(|| "none is".to_owned())) }
-    })
-    .await?;
+    let again =
+        until(Duration::from_secs(60), &format!("payloads of {victim} to be final again"), || {
+            let again = traffic
+                .seen()
+                .finals
+                .iter()
+                .find(|told| isolated(&told.way) && told.at > healed)
+                .map(|told| told.at);
+            async move { Ok(again.ok_or_else(|| "none is".to_owned())) }
+        })
+        .await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let end = Instant::now();
     let seen = traffic.end().await?;
 
     let others = |way: &Way| !isolated(way);
     let alone = seen.count(cut + IN_FLIGHT, healed, isolated);
-    ensure!(alone == 0, "{victim} told {alone} payloads to be final while it was cut off from a quorum");
+    ensure!(
+        alone == 0,
+        "{victim} told {alone} payloads to be final while it was cut off from a quorum"
+    );
     let outage = seen.longest_pause(cut, end, others);
     let meanwhile = seen.count(cut, healed, others);
-    ensure!(meanwhile > 0, "nothing became final without {victim}; {} attempts failed, the first: {}", seen.failed, seen.error());
-    ensure!(outage < LONGEST_PAUSE, "nothing became final for {} after {victim}, the leader, was cut off", seconds(outage));
+    ensure!(
+        meanwhile > 0,
+        "nothing became final without {victim}; {} attempts failed, the first: {}",
+        seen.failed,
+        seen.error()
+    );
+    ensure!(
+        outage < LONGEST_PAUSE,
+        "nothing became final for {} after {victim}, the leader, was cut off",
+        seconds(outage)
+    );
     cluster.whole(Duration::from_secs(60)).await?;
     let (sequence, _) = agree(&cluster, Duration::from_secs(60)).await?;
     let mut known = seen.known();
@@ -214,7 +279,14 @@ async fn decided(cluster: &Cluster, pending: &[Pending]) -> Result<Vec<Known>> {
         let stored = until(
             Duration::from_secs(60),
             &format!("payload {}, taken in by {}, to be final", payload.id, pod_of(&payload.way)),
-            || async { Ok(cluster.node(pod_of(&payload.way)).await?.read(&payload.id).await?.ok_or_else(|| "it is not".to_owned())) },
+            || async {
+                Ok(cluster
+                    .node(pod_of(&payload.way))
+                    .await?
+                    .read(&payload.id)
+                    .await?
+                    .ok_or_else(|| "it is not".to_owned()))
+            },
         )
         .await?;
         known.push(Known { id: payload.id.clone(), place: stored.place, content: payload.content });
@@ -222,7 +294,8 @@ async fn decided(cluster: &Cluster, pending: &[Pending]) -> Result<Vec<Known>> {
     Ok(known)
 }
 
-/// kill -9 of two nodes, again as often as the kubelet starts them, until told to stop. Returns how often it killed.
+/// kill -9 of two nodes, again as often as the kubelet starts them, until told to stop. Returns how
+/// often it killed.
 async fn keep_dead(pods: Vec<String>, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Result<()> {
     while !stop.load(Ordering::Relaxed) {
         for uid in &pods {
@@ -240,7 +313,11 @@ async fn keep_dead(pods: Vec<String>, stop: Arc<AtomicBool>, count: Arc<AtomicU6
 pub async fn two_nodes(lab: &mut Lab) -> Result<String> {
     let cluster = lab.cluster.clone();
     let (_, leader) = check::leader(&cluster).await?;
-    let another = (0..4).rev().map(|ordinal| cluster.pod(ordinal)).find(|pod| *pod != leader).context("no follower")?;
+    let another = (0..4)
+        .rev()
+        .map(|ordinal| cluster.pod(ordinal))
+        .find(|pod| *pod != leader)
+        .context("no follower")?;
     let victims = [leader, another];
     let mut survivors = Vec::new();
     let mut uids = Vec::new();
@@ -272,17 +349,30 @@ pub async fn two_nodes(lab: &mut Lab) -> Result<String> {
     let back = back.elapsed();
     ensure!(fingerprints(&cluster).await? == keys, "a node came back with another key");
     let mut known = Vec::new();
-    let mut client = Client::new(*survivors.first().context("no survivor")?).with_limit(Duration::from_secs(20));
+    let mut client =
+        Client::new(*survivors.first().context("no survivor")?).with_limit(Duration::from_secs(20));
     for (id, data) in &pending {
-        let stored = until(Duration::from_secs(60), &format!("payload {id}, taken in during the outage, to be final"), || {
-            let mut client = Client::new(survivors.first().copied().unwrap_or(([127, 0, 0, 1], 1).into()));
-            async move { Ok(client.read(id).await?.ok_or_else(|| "it is not".to_owned())) }
-        })
+        let stored = until(
+            Duration::from_secs(60),
+            &format!("payload {id}, taken in during the outage, to be final"),
+            || {
+                let mut client =
+                    Client::new(survivors.first().copied().unwrap_or(([127, 0, 0, 1], 1).into()));
+                async move { Ok(client.read(id).await?.ok_or_else(|| "it is not".to_owned())) }
+            },
+        )
         .await?;
-        known.push(Known { id: id.clone(), place: stored.place, content: cretoai_consensus::Hash::of_bytes(data) });
+        known.push(Known {
+            id: id.clone(),
+            place: stored.place,
+            content: cretoai_consensus::Hash::of_bytes(data),
+        });
     }
     let data = random_payload(4096);
-    let receipt = client.submit(data.clone(), Duration::from_secs(20)).await.context("after the nodes were back")?;
+    let receipt = client
+        .submit(data.clone(), Duration::from_secs(20))
+        .await
+        .context("after the nodes were back")?;
     known.push(Known::new(&receipt, &data)?);
     lab.known.extend(known);
     all_hold(&cluster, &lab.known).await?;
@@ -301,18 +391,29 @@ pub async fn two_nodes(lab: &mut Lab) -> Result<String> {
 
 type TakenIn = Vec<(String, Bytes)>;
 
-/// What is so while two nodes are away: payloads that were taken in, the status, and how soon it said so.
-async fn outage(lab: &Lab, victims: &[String], survivors: &[SocketAddr], began: Instant) -> Result<(TakenIn, String, Duration)> {
-    // What was on its way when the nodes died may still have been decided; what comes from now on cannot be.
+/// What is so while two nodes are away: payloads that were taken in, the status, and how soon it
+/// said so.
+async fn outage(
+    lab: &Lab,
+    victims: &[String],
+    survivors: &[SocketAddr],
+    began: Instant,
+) -> Result<(TakenIn, String, Duration)> {
+    // What was on its way when the nodes died may still have been decided; what comes from now on
+    // cannot be.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut pending = TakenIn::new();
     let mut told = None;
     let mut round = 0_usize;
     while began.elapsed() < OUTAGE || told.is_none() {
-        let survivor = survivors.get(round % survivors.len().max(1)).copied().context("no survivor")?;
+        let survivor =
+            survivors.get(round % survivors.len().max(1)).copied().context("no survivor")?;
         round += 1;
         let data = random_payload(1024);
-        let answer = Client::new(survivor).with_limit(Duration::from_secs(10)).post(data.clone(), Duration::from_millis(700)).await?;
+        let answer = Client::new(survivor)
+            .with_limit(Duration::from_secs(10))
+            .post(data.clone(), Duration::from_millis(700))
+            .await?;
         // 503 is an honest answer too: then nothing was taken in.
         if answer.status.as_u16() != 503 {
             let receipt = answer.receipt()?;
@@ -329,12 +430,17 @@ async fn outage(lab: &Lab, victims: &[String], survivors: &[SocketAddr], began: 
         if told.is_none() {
             let resource = lab.cluster.get().await?;
             told = condition(&resource, "QuorumAvailable")
-                .filter(|(status, message)| status == "False" && victims.iter().all(|victim| message.contains(victim)))
+                .filter(|(status, message)| {
+                    status == "False" && victims.iter().all(|victim| message.contains(victim))
+                })
                 .map(|(_, message)| (message, began.elapsed()));
         }
         if began.elapsed() > Duration::from_secs(40) {
             let resource = lab.cluster.get().await?;
-            bail!("40 s after the kill QuorumAvailable is still {:?}", condition(&resource, "QuorumAvailable"));
+            bail!(
+                "40 s after the kill QuorumAvailable is still {:?}",
+                condition(&resource, "QuorumAvailable")
+            );
         }
     }
     let mut client = Client::new(*survivors.first().context("no survivor")?);

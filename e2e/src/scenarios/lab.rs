@@ -1,4 +1,5 @@
-//! What the scenarios share: a run's own namespaces, its operator, the cluster of four, and what is known to be final.
+//! What the scenarios share: a run's own namespaces, its operator, the cluster of four, and what is
+//! known to be final.
 
 use crate::{
     install::Installation,
@@ -29,7 +30,9 @@ impl Known {
     /// The receipt lacks its place.
     pub fn new(receipt: &crate::api::Receipt, data: &Bytes) -> Result<Self> {
         let place = || Some((receipt.sequence?, receipt.index?, receipt.chain_hash.clone()?));
-        let place = place().with_context(|| format!("the receipt of {} lacks sequence, index or chainHash", receipt.id))?;
+        let place = place().with_context(|| {
+            format!("the receipt of {} lacks sequence, index or chainHash", receipt.id)
+        })?;
         Ok(Self { id: receipt.id.clone(), place, content: Hash::of_bytes(data) })
     }
 }
@@ -54,15 +57,21 @@ impl Lab {
     /// # Errors
     /// There is no way to the API server.
     pub async fn new(settings: Settings) -> Result<Self> {
-        let client = Client::try_default().await.context("no way to the API server; is KUBECONFIG set? make e2e sets it")?;
+        let client = Client::try_default()
+            .await
+            .context("no way to the API server; is KUBECONFIG set? make e2e sets it")?;
         let namespace = format!("creto-e2e-{:06x}", rand::random::<u32>() & 0xff_ffff);
-        let installation =
-            Installation { release: "creto".into(), namespace: format!("{namespace}-system"), watches: Some(namespace.clone()) };
+        let installation = Installation {
+            release: "creto".into(),
+            namespace: format!("{namespace}-system"),
+            watches: Some(namespace.clone()),
+        };
         let cluster = Cluster::new(&client, &namespace, "prod");
         Ok(Self { settings, client, installation, cluster, known: Vec::new() })
     }
 
-    /// After a failure: gives the cluster time to be whole again, so that the next scenario is about itself.
+    /// After a failure: gives the cluster time to be whole again, so that the next scenario is
+    /// about itself.
     pub async fn mend(&self) {
         if let Err(error) = self.cluster.whole(Duration::from_secs(60)).await {
             println!("the cluster is not whole after that: {error:#}");
@@ -75,7 +84,8 @@ impl Lab {
         let steps = async {
             delete_namespace(&self.client, namespace, Duration::from_secs(90)).await?;
             self.installation.uninstall(&self.settings).await?;
-            delete_namespace(&self.client, &self.installation.namespace, Duration::from_secs(60)).await
+            delete_namespace(&self.client, &self.installation.namespace, Duration::from_secs(60))
+                .await
         };
         if let Err(error) = steps.await {
             println!("not all of the run could be removed: {error:#}");

@@ -1,7 +1,7 @@
 //! The scenarios: real API server, real pods, one line each.
 //!
-//! The rule: a scenario asks the nodes and the API server themselves, from outside. What it cannot show on this
-//! Kubernetes (NetworkPolicies are not enforced on the local one) its line says.
+//! The rule: a scenario asks the nodes and the API server themselves, from outside. What it cannot
+//! show on this Kubernetes (NetworkPolicies are not enforced on the local one) its line says.
 
 mod attacker;
 mod birth;
@@ -110,19 +110,37 @@ impl Scenario {
     const fn about(self) -> &'static str {
         match self {
             Self::Install => "helm install, apply the sample: 4 of 4 ready, and a quorum",
-            Self::Payloads => "1,000 payloads of 1 B to 128 KiB from 4 clients: final, equal and in one order on all nodes",
-            Self::Latency => "100 payloads/s of 512 B through the Service; memory of nodes and operator",
-            Self::Stranger => "a pod that is no member, and one with a stolen public key: refused and counted",
-            Self::Input => "bad CretoClusters are refused with field and fix; edits by hand are put back",
-            Self::Refusals => "bad payloads, and a storm beyond capacity: refused, bounded, nothing accepted is lost",
-            Self::Follower => "a follower's pod deleted under load: payloads go on, it comes back as the same and catches up",
-            Self::Leader => "kill -9 of the leader under load: another one is elected, no acknowledged payload is lost",
-            Self::Partition => "the leader cut off from the others and let back: another one is elected, then one chain again",
+            Self::Payloads => {
+                "1,000 payloads of 1 B to 128 KiB from 4 clients: final, equal and in one order on all nodes"
+            }
+            Self::Latency => {
+                "100 payloads/s of 512 B through the Service; memory of nodes and operator"
+            }
+            Self::Stranger => {
+                "a pod that is no member, and one with a stolen public key: refused and counted"
+            }
+            Self::Input => {
+                "bad CretoClusters are refused with field and fix; edits by hand are put back"
+            }
+            Self::Refusals => {
+                "bad payloads, and a storm beyond capacity: refused, bounded, nothing accepted is lost"
+            }
+            Self::Follower => {
+                "a follower's pod deleted under load: payloads go on, it comes back as the same and catches up"
+            }
+            Self::Leader => {
+                "kill -9 of the leader under load: another one is elected, no acknowledged payload is lost"
+            }
+            Self::Partition => {
+                "the leader cut off from the others and let back: another one is elected, then one chain again"
+            }
             Self::TwoNodes => {
                 "kill -9 of two nodes, the leader among them: nothing is final meanwhile, the status names them, nothing is lost"
             }
             Self::Adopt => "the CretoCluster deleted and applied again: the same chain goes on",
-            Self::Operator => "the operator killed at a random moment of ten creations: one genesis, one identity each",
+            Self::Operator => {
+                "the operator killed at a random moment of ten creations: one genesis, one identity each"
+            }
             Self::Attacker => {
                 "one of four nodes equivocates, withholds and lies: payloads go on, the evidence is verified, the status names it"
             }
@@ -164,8 +182,13 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
         ALL.iter().for_each(|scenario| println!("{:<10} {}", scenario.name(), scenario.about()));
         return Ok(true);
     }
-    if let Some(unknown) = arguments.only.iter().find(|name| ALL.iter().all(|scenario| scenario.name() != **name)) {
-        bail!("no scenario is named '{unknown}'; there are: {}", ALL.map(Scenario::name).join(", "));
+    if let Some(unknown) =
+        arguments.only.iter().find(|name| ALL.iter().all(|scenario| scenario.name() != **name))
+    {
+        bail!(
+            "no scenario is named '{unknown}'; there are: {}",
+            ALL.map(Scenario::name).join(", ")
+        );
     }
     let settings = Settings::from_environment()?;
     if settings.reach != Reach::Direct {
@@ -175,7 +198,9 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
     }
     let mut lab = Lab::new(settings).await?;
     let chosen = |scenario: &Scenario| {
-        *scenario == Scenario::Install || arguments.only.is_empty() || arguments.only.iter().any(|name| name == scenario.name())
+        *scenario == Scenario::Install
+            || arguments.only.is_empty()
+            || arguments.only.iter().any(|name| name == scenario.name())
     };
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for scenario in ALL.into_iter().filter(chosen) {
@@ -203,7 +228,11 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
             }
             Err(error) => {
                 failed += 1;
-                println!("FAIL  {:<10} {took:>8}  {} - {error:#}", scenario.name(), scenario.about());
+                println!(
+                    "FAIL  {:<10} {took:>8}  {} - {error:#}",
+                    scenario.name(),
+                    scenario.about()
+                );
                 diagnose::print(&lab).await;
                 if scenario == Scenario::Install {
                     println!("the others need this cluster and are not played");
@@ -214,7 +243,10 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
         }
     }
     if arguments.keep {
-        println!("left for looking at: namespaces {} and {}", lab.cluster.namespace, lab.installation.namespace);
+        println!(
+            "left for looking at: namespaces {} and {}",
+            lab.cluster.namespace, lab.installation.namespace
+        );
     } else {
         lab.clean_up().await;
     }

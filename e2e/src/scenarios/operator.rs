@@ -32,8 +32,18 @@ pub async fn killed(lab: &mut Lab) -> Result<String> {
     let namespace = &lab.cluster.namespace;
     let seen = Seen::default();
     let watches = [
-        tokio::spawn(watch::<ConfigMap>(lab.client.clone(), namespace.clone(), "ConfigMap", Arc::clone(&seen))),
-        tokio::spawn(watch::<Secret>(lab.client.clone(), namespace.clone(), "Secret", Arc::clone(&seen))),
+        tokio::spawn(watch::<ConfigMap>(
+            lab.client.clone(),
+            namespace.clone(),
+            "ConfigMap",
+            Arc::clone(&seen),
+        )),
+        tokio::spawn(watch::<Secret>(
+            lab.client.clone(),
+            namespace.clone(),
+            "Secret",
+            Arc::clone(&seen),
+        )),
     ];
     let result = rounds(lab, &seen).await;
     watches.iter().for_each(tokio::task::JoinHandle::abort);
@@ -61,18 +71,31 @@ async fn rounds(lab: &Lab, seen: &Seen) -> Result<(Vec<f64>, Vec<f64>)> {
                 "tuning": { "cacheSizeMb": 16, "writeBufferMb": 8 },
             }))
             .await?;
-        let moment = Duration::from_millis(rand::rng().random_range(0..=if replicas == 3 { 6000 } else { 4000 }));
+        let moment = Duration::from_millis(
+            rand::rng().random_range(0..=if replicas == 3 { 6000 } else { 4000 }),
+        );
         tokio::time::sleep(moment).await;
         let processes = process::of_pod(&operator, "cretoai-operator");
-        ensure!(!processes.is_empty(), "the operator's process is not seen from here, so it cannot be killed");
+        ensure!(
+            !processes.is_empty(),
+            "the operator's process is not seen from here, so it cannot be killed"
+        );
         for pid in processes {
             process::kill(pid).await?;
         }
         moments.push(moment.as_secs_f64());
-        cluster.whole(Duration::from_secs(120)).await.with_context(|| format!("creation {round}, operator killed after {moment:.1?}"))?;
+        cluster
+            .whole(Duration::from_secs(120))
+            .await
+            .with_context(|| format!("creation {round}, operator killed after {moment:.1?}"))?;
         durations.push(began.elapsed().as_secs_f64());
-        one_identity(&cluster, replicas, seen).await.with_context(|| format!("creation {round}, operator killed after {moment:.1?}"))?;
-        cluster.api::<cretoai_crds::CretoCluster>().delete(&cluster.name, &DeleteParams::background()).await?;
+        one_identity(&cluster, replicas, seen)
+            .await
+            .with_context(|| format!("creation {round}, operator killed after {moment:.1?}"))?;
+        cluster
+            .api::<cretoai_crds::CretoCluster>()
+            .delete(&cluster.name, &DeleteParams::background())
+            .await?;
         clusters.push(cluster);
     }
     for cluster in clusters {
@@ -81,15 +104,20 @@ async fn rounds(lab: &Lab, seen: &Seen) -> Result<(Vec<f64>, Vec<f64>)> {
     Ok((moments, durations))
 }
 
-/// The UID of an operator's pod that was never restarted, so that the kubelet starts it again at once. A pod that is
-/// deleted in order frees the lease.
+/// The UID of an operator's pod that was never restarted, so that the kubelet starts it again at
+/// once. A pod that is deleted in order frees the lease.
 async fn fresh_operator(lab: &Lab) -> Result<String> {
     let pods: Api<Pod> = Api::namespaced(lab.client.clone(), &lab.installation.namespace);
     for pod in lab.installation.pods(&lab.client).await?.iter().filter(|pod| restarts(pod) > 0) {
         pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
     }
     until(Duration::from_secs(60), "a fresh operator", || async {
-        let fresh = lab.installation.pods(&lab.client).await?.into_iter().find(|pod| restarts(pod) == 0 && is_ready(pod));
+        let fresh = lab
+            .installation
+            .pods(&lab.client)
+            .await?
+            .into_iter()
+            .find(|pod| restarts(pod) == 0 && is_ready(pod));
         Ok(fresh.and_then(|pod| pod.uid()).ok_or_else(|| "there is none".to_owned()))
     })
     .await
@@ -99,13 +127,25 @@ async fn fresh_operator(lab: &Lab) -> Result<String> {
 async fn one_identity(cluster: &Cluster, replicas: usize, seen: &Seen) -> Result<()> {
     let map = cluster.api::<ConfigMap>().get(&format!("{}-genesis", cluster.name)).await?;
     ensure!(map.immutable == Some(true), "the genesis ConfigMap is not immutable");
-    let bytes = map.binary_data.and_then(|mut data| data.remove("genesis")).context("the genesis ConfigMap has no key genesis")?;
+    let bytes = map
+        .binary_data
+        .and_then(|mut data| data.remove("genesis"))
+        .context("the genesis ConfigMap has no key genesis")?;
     let genesis = SignedGenesis::decode(&bytes.0)?.genesis;
-    ensure!(genesis.members.len() == replicas, "the genesis has {} members, not {replicas}", genesis.members.len());
+    ensure!(
+        genesis.members.len() == replicas,
+        "the genesis has {} members, not {replicas}",
+        genesis.members.len()
+    );
     for member in &genesis.members {
         let status = cluster.node(&member.name).await?.status().await?;
         let expected = member.key.fingerprint().to_string();
-        ensure!(status.key_fingerprint == expected, "{} has key {}, and the genesis names {expected}", member.name, status.key_fingerprint);
+        ensure!(
+            status.key_fingerprint == expected,
+            "{} has key {}, and the genesis names {expected}",
+            member.name,
+            status.key_fingerprint
+        );
         ensure!(
             status.chain_id.as_deref() == Some(genesis.chain_id().to_string().as_str()),
             "{} is on chain {:?}",
@@ -117,12 +157,17 @@ async fn one_identity(cluster: &Cluster, replicas: usize, seen: &Seen) -> Result
     let prefix = format!("data-{}-", cluster.name);
     let ours = claims.items.iter().filter(|claim| claim.name_any().starts_with(&prefix)).count();
     ensure!(ours == replicas, "there are {ours} volumes for {replicas} nodes");
-    for object in [format!("ConfigMap {}-genesis", cluster.name), format!("Secret {}-admin-key", cluster.name)] {
-        let events = until(Duration::from_secs(5), &format!("the watch to tell of {object}"), || async {
-            let events = seen.lock().unwrap_or_else(PoisonError::into_inner).get(&object).cloned();
-            Ok(events.ok_or_else(|| "nothing".to_owned()))
-        })
-        .await?;
+    for object in [
+        format!("ConfigMap {}-genesis", cluster.name),
+        format!("Secret {}-admin-key", cluster.name),
+    ] {
+        let events =
+            until(Duration::from_secs(5), &format!("the watch to tell of {object}"), || async {
+                let events =
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).get(&object).cloned();
+                Ok(events.ok_or_else(|| "nothing".to_owned()))
+            })
+            .await?;
         ensure!(events == ["added"], "{object} was written more than once: {events:?}");
     }
     Ok(())
@@ -131,11 +176,21 @@ async fn one_identity(cluster: &Cluster, replicas: usize, seen: &Seen) -> Result
 /// Notes every write of objects of a kind.
 async fn watch<K>(client: Client, namespace: String, kind: &'static str, seen: Seen) -> Result<()>
 where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + 'static,
     K::DynamicType: Default,
 {
     let api: Api<K> = Api::namespaced(client, &namespace);
-    let mut version = api.list_metadata(&ListParams::default()).await?.metadata.resource_version.unwrap_or_default();
+    let mut version = api
+        .list_metadata(&ListParams::default())
+        .await?
+        .metadata
+        .resource_version
+        .unwrap_or_default();
     loop {
         let stream = api.watch(&WatchParams::default(), &version).await?;
         pin_mut!(stream);
@@ -152,11 +207,16 @@ where
                     continue;
                 }
                 Ok(WatchEvent::Error(status)) => bail!("watching {kind}s: {}", status.message),
-                // The connection ended; the watch goes on from the same version, so nothing is missed.
+                // The connection ended; the watch goes on from the same version, so nothing is
+                // missed.
                 Err(_) => break,
             };
             version = object.resource_version().unwrap_or_default();
-            seen.lock().unwrap_or_else(PoisonError::into_inner).entry(format!("{kind} {}", object.name_any())).or_default().push(what);
+            seen.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(format!("{kind} {}", object.name_any()))
+                .or_default()
+                .push(what);
         }
     }
 }

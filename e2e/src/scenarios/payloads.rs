@@ -72,7 +72,11 @@ async fn one_client(service: SocketAddr, number: usize) -> Result<Vec<(Known, us
         };
         let began = Instant::now();
         let receipt = client.submit(data.clone(), Duration::from_secs(30)).await?;
-        results.push((Known::new(&receipt, &data)?, data.len(), began.elapsed().as_secs_f64() * 1000.0));
+        results.push((
+            Known::new(&receipt, &data)?,
+            data.len(),
+            began.elapsed().as_secs_f64() * 1000.0,
+        ));
     }
     Ok(results)
 }
@@ -98,9 +102,15 @@ pub async fn latency(lab: &mut Lab) -> Result<String> {
         outcome.refused
     );
     let mut memory = Vec::new();
-    for (pods, program) in [(lab.cluster.pods().await?, "cretoai-node"), (lab.installation.pods(&lab.client).await?, "cretoai-operator")] {
+    for (pods, program) in [
+        (lab.cluster.pods().await?, "cretoai-node"),
+        (lab.installation.pods(&lab.client).await?, "cretoai-operator"),
+    ] {
         let of_pod = |uid: Option<String>| {
-            process::of_pod(&uid.unwrap_or_default(), program).into_iter().filter_map(process::usage).map(|usage| usage.resident)
+            process::of_pod(&uid.unwrap_or_default(), program)
+                .into_iter()
+                .filter_map(process::usage)
+                .map(|usage| usage.resident)
         };
         let largest = pods.iter().flat_map(|pod| of_pod(pod.uid())).max();
         memory.push(format!("{program} {}", largest.map_or_else(|| "unknown".into(), bytes)));

@@ -54,17 +54,31 @@ async fn bad_payloads(address: SocketAddr) -> Result<()> {
         ("a payload of 4 MiB", OCTETS, 4 << 20, StatusCode::PAYLOAD_TOO_LARGE),
         ("another content type", "text/html", 10, StatusCode::UNSUPPORTED_MEDIA_TYPE),
     ] {
-        let request = client.request(Method::POST, "/v1/payloads", Some(content_type), vec![7; size].into())?;
+        let request = client.request(
+            Method::POST,
+            "/v1/payloads",
+            Some(content_type),
+            vec![7; size].into(),
+        )?;
         let answer: Answer = match client.call(request).await {
             Ok(answer) => answer,
             // A server may close the connection while the client still sends what it will not take.
             Err(_) if size > LARGEST + 1 => continue,
             Err(error) => return Err(error.context(what)),
         };
-        ensure!(answer.status == status, "{what} was answered with {}, not {status}: {}", answer.status, answer.message());
-        let detail: cretoai_control::api::ErrorBody =
-            serde_json::from_slice(&answer.body).with_context(|| format!("{what}: the error is not the documented JSON"))?;
-        ensure!(detail.error.message.len() > 20, "{what}: the message is only '{}'", detail.error.message);
+        ensure!(
+            answer.status == status,
+            "{what} was answered with {}, not {status}: {}",
+            answer.status,
+            answer.message()
+        );
+        let detail: cretoai_control::api::ErrorBody = serde_json::from_slice(&answer.body)
+            .with_context(|| format!("{what}: the error is not the documented JSON"))?;
+        ensure!(
+            detail.error.message.len() > 20,
+            "{what}: the message is only '{}'",
+            detail.error.message
+        );
     }
     let mut stream = TcpStream::connect(address).await?;
     stream
@@ -79,7 +93,11 @@ async fn bad_payloads(address: SocketAddr) -> Result<()> {
         .await
         .context("a truncated payload got no answer within 20 s")??;
     let answer = String::from_utf8_lossy(&answer);
-    ensure!(answer.starts_with("HTTP/1.1 400"), "a truncated payload was answered with: {}", answer.lines().next().unwrap_or("nothing"));
+    ensure!(
+        answer.starts_with("HTTP/1.1 400"),
+        "a truncated payload was answered with: {}",
+        answer.lines().next().unwrap_or("nothing")
+    );
     Ok(())
 }
 
@@ -101,9 +119,13 @@ async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<Strin
     let restarts_before: i32 = lab.cluster.pods().await?.iter().map(restarts).sum();
     let tally = Arc::new(Tally::default());
     let began = Instant::now();
-    let stormers: Vec<_> = (0..STORMERS).map(|_| tokio::spawn(stormer(address, Arc::clone(&tally)))).collect();
+    let stormers: Vec<_> =
+        (0..STORMERS).map(|_| tokio::spawn(stormer(address, Arc::clone(&tally)))).collect();
     let mut peak = 0;
-    while began.elapsed() < STORM && (tally.refused.load(Ordering::Relaxed) < ENOUGH || began.elapsed() < Duration::from_secs(2)) {
+    while began.elapsed() < STORM
+        && (tally.refused.load(Ordering::Relaxed) < ENOUGH
+            || began.elapsed() < Duration::from_secs(2))
+    {
         peak = peak.max(process::usage(process).map_or(0, |usage| usage.resident));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -113,11 +135,17 @@ async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<Strin
     }
     let lasted = began.elapsed();
     let refused = tally.refused.load(Ordering::Relaxed);
-    let accepted = std::mem::take(&mut *tally.accepted.lock().unwrap_or_else(PoisonError::into_inner));
+    let accepted =
+        std::mem::take(&mut *tally.accepted.lock().unwrap_or_else(PoisonError::into_inner));
     if let Some(other) = tally.other.lock().unwrap_or_else(PoisonError::into_inner).take() {
         bail!("in the storm a payload was neither taken in nor refused with 429: {other}");
     }
-    ensure!(refused > 0, "{} payloads of 128 KiB were taken in within {} and none was refused", accepted.len(), seconds(lasted));
+    ensure!(
+        refused > 0,
+        "{} payloads of 128 KiB were taken in within {} and none was refused",
+        accepted.len(),
+        seconds(lasted)
+    );
     ensure!(tally.without_hint.load(Ordering::Relaxed) == 0, "a 429 had no Retry-After");
 
     let drained = Instant::now();
@@ -129,11 +157,17 @@ async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<Strin
             peak = peak.max(process::usage(process).map_or(0, |usage| usage.resident));
             match client.read(id).await? {
                 Some(stored) => break stored,
-                None if Instant::now() < end => tokio::time::sleep(Duration::from_millis(100)).await,
+                None if Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(100)).await
+                }
                 None => bail!("payload {id} was taken in and is not final 150 s after the storm"),
             }
         };
-        known.push(Known { id: id.clone(), place: stored.place, content: cretoai_consensus::Hash::of_bytes(data) });
+        known.push(Known {
+            id: id.clone(),
+            place: stored.place,
+            content: cretoai_consensus::Hash::of_bytes(data),
+        });
     }
     let drained = drained.elapsed();
     agree(&lab.cluster, Duration::from_secs(60)).await?;
@@ -146,11 +180,17 @@ async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<Strin
             payload.id
         );
     }
-    let part: Vec<Known> = known.iter().step_by(known.len().div_ceil(100).max(1)).cloned().collect();
+    let part: Vec<Known> =
+        known.iter().step_by(known.len().div_ceil(100).max(1)).cloned().collect();
     all_hold(&lab.cluster, &part).await?;
     let restarted: i32 = lab.cluster.pods().await?.iter().map(restarts).sum();
     ensure!(restarted == restarts_before, "a node was restarted by the storm");
-    ensure!(peak < MEMORY_LIMIT * 9 / 10, "{victim} used {} of memory, of a limit of {}", bytes(peak), bytes(MEMORY_LIMIT));
+    ensure!(
+        peak < MEMORY_LIMIT * 9 / 10,
+        "{victim} used {} of memory, of a limit of {}",
+        bytes(peak),
+        bytes(MEMORY_LIMIT)
+    );
     Ok(format!(
         "storm of {} over {STORMERS} connections: {} taken in, {refused} refused with 429 and Retry-After; all taken in final {} later; memory at most {}",
         seconds(lasted),
@@ -177,7 +217,11 @@ async fn stormer(address: SocketAddr, tally: Arc<Tally>) {
                 }
             }
             Ok(answer) => match answer.receipt() {
-                Ok(receipt) => tally.accepted.lock().unwrap_or_else(PoisonError::into_inner).push((receipt.id, data)),
+                Ok(receipt) => tally
+                    .accepted
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((receipt.id, data)),
                 Err(error) => complain(format!("{error:#}")),
             },
             Err(error) => complain(format!("{error:#}")),

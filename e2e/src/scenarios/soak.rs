@@ -1,5 +1,6 @@
-//! A long run under load, with one fault after the other: pods killed and cut off at random, never more at a time than the chain
-//! tolerates. At the end no acknowledged payload is lost, and all nodes have one chain hash.
+//! A long run under load, with one fault after the other: pods killed and cut off at random, never
+//! more at a time than the chain tolerates. At the end no acknowledged payload is lost, and all
+//! nodes have one chain hash.
 
 use super::{
     check,
@@ -72,7 +73,8 @@ impl Fault {
     }
 }
 
-/// How the faults went: for each kind the longest pauses that clients of the other pods saw, in milliseconds.
+/// How the faults went: for each kind the longest pauses that clients of the other pods saw, in
+/// milliseconds.
 type Outages = BTreeMap<Fault, Vec<f64>>;
 
 /// Plays it; whether all held.
@@ -82,7 +84,9 @@ type Outages = BTreeMap<Fault, Vec<f64>>;
 pub async fn run(arguments: &Arguments) -> Result<bool> {
     let settings = Settings::from_environment()?;
     if settings.reach != Reach::Direct {
-        bail!("the soak kills processes of pods and filters their packets, which only the local Kubernetes allows: unset CRETO_KUBECONFIG");
+        bail!(
+            "the soak kills processes of pods and filters their packets, which only the local Kubernetes allows: unset CRETO_KUBECONFIG"
+        );
     }
     let lab = Lab::new(settings).await?;
     let result = tokio::select! {
@@ -101,7 +105,8 @@ async fn soak(lab: &Lab, arguments: &Arguments) -> Result<()> {
     restricted_namespace(&lab.client, &cluster.namespace).await?;
     lab.installation.install(&lab.settings, &lab.client).await?;
     let sample = lab.settings.samples.join("cretocluster.yaml");
-    kubectl(&lab.settings, &["apply", "-n", &cluster.namespace, "-f", &sample.to_string_lossy()]).await?;
+    kubectl(&lab.settings, &["apply", "-n", &cluster.namespace, "-f", &sample.to_string_lossy()])
+        .await?;
     cluster.whole(Duration::from_secs(180)).await?;
     partition::possible(cluster).await?;
 
@@ -120,11 +125,16 @@ async fn soak(lab: &Lab, arguments: &Arguments) -> Result<()> {
                 return anyhow::Ok(());
             }
             let fault = Fault::random(&mut random);
-            let blow = strike(cluster, fault, &traffic, &mut random).await.with_context(|| format!("after a {}", fault.name()))?;
+            let blow = strike(cluster, fault, &traffic, &mut random)
+                .await
+                .with_context(|| format!("after a {}", fault.name()))?;
             if arguments.each {
                 println!("            {}", blow.told(fault));
             }
-            outages.entry(fault).or_default().push(blow.meanwhile.max(blow.afterwards).as_secs_f64() * 1000.0);
+            outages
+                .entry(fault)
+                .or_default()
+                .push(blow.meanwhile.max(blow.afterwards).as_secs_f64() * 1000.0);
         }
     };
     tokio::select! {
@@ -134,7 +144,11 @@ async fn soak(lab: &Lab, arguments: &Arguments) -> Result<()> {
     let lasted = began.elapsed();
     let seen = traffic.end().await?;
     let known = seen.known();
-    println!("stopped after {}; reading {} payloads back from each of four nodes", seconds(lasted), known.len());
+    println!(
+        "stopped after {}; reading {} payloads back from each of four nodes",
+        seconds(lasted),
+        known.len()
+    );
     cluster.whole(WHOLE).await?;
     let (sequence, hash) = check::agree(cluster, Duration::from_secs(60)).await?;
     check::all_hold(cluster, &known).await?;
@@ -191,7 +205,8 @@ struct Blow {
 impl Blow {
     fn told(&self, fault: Fault) -> String {
         let pause = |length: Duration| milliseconds(Some(length.as_secs_f64() * 1000.0));
-        let [before, after] = self.terms.each_ref().map(|(view, leader)| format!("view {view} of {leader}"));
+        let [before, after] =
+            self.terms.each_ref().map(|(view, leader)| format!("view {view} of {leader}"));
         format!(
             "{} ({}) for {}: longest pause {} meanwhile, {} afterwards; {before}, then {after}",
             fault.name(),
@@ -204,10 +219,16 @@ impl Blow {
 }
 
 /// One fault, until the cluster is whole again.
-async fn strike(cluster: &Cluster, fault: Fault, traffic: &Traffic, random: &mut StdRng) -> Result<Blow> {
+async fn strike(
+    cluster: &Cluster,
+    fault: Fault,
+    traffic: &Traffic,
+    random: &mut StdRng,
+) -> Result<Blow> {
     let before = check::leader(cluster).await?;
     let leader = before.1.clone();
-    let others: Vec<String> = check::names(cluster).await?.into_iter().filter(|name| *name != leader).collect();
+    let others: Vec<String> =
+        check::names(cluster).await?.into_iter().filter(|name| *name != leader).collect();
     let victim = match others.get(random.random_range(0..others.len().max(1))) {
         Some(other) if !fault.hits_the_leader() => other.clone(),
         _ => leader,
@@ -225,7 +246,13 @@ async fn strike(cluster: &Cluster, fault: Fault, traffic: &Traffic, random: &mut
     let healed = Instant::now();
     let own = Way::Pod(victim.clone());
     until(WHOLE, &format!("payloads of {victim} to be final again"), || {
-        let again = traffic.seen().finals.iter().rev().take_while(|told| told.at > healed).any(|told| told.way == own);
+        let again = traffic
+            .seen()
+            .finals
+            .iter()
+            .rev()
+            .take_while(|told| told.at > healed)
+            .any(|told| told.way == own);
         async move { Ok(if again { Ok(()) } else { Err("none is".to_owned()) }) }
     })
     .await?;
@@ -242,15 +269,23 @@ async fn strike(cluster: &Cluster, fault: Fault, traffic: &Traffic, random: &mut
     })
 }
 
-/// kill -9 of a node's process; then its pod is deleted, so that the next one starts at once however often this happens.
+/// kill -9 of a node's process; then its pod is deleted, so that the next one starts at once
+/// however often this happens.
 async fn kill(cluster: &Cluster, victim: &str) -> Result<()> {
     let uid = cluster.api::<Pod>().get(victim).await?.uid().context("a pod without UID")?;
     let processes = process::of_pod(&uid, "cretoai-node");
-    ensure!(!processes.is_empty(), "the process of {victim} is not seen from here, so it cannot be killed");
+    ensure!(
+        !processes.is_empty(),
+        "the process of {victim} is not seen from here, so it cannot be killed"
+    );
     for pid in processes {
         process::kill(pid).await?;
     }
-    cluster.api::<Pod>().delete(victim, &DeleteParams::default().grace_period(0)).await.context("deleting the pod")?;
+    cluster
+        .api::<Pod>()
+        .delete(victim, &DeleteParams::default().grace_period(0))
+        .await
+        .context("deleting the pod")?;
     Ok(())
 }
 
@@ -286,6 +321,11 @@ mod tests {
     fn the_report_has_a_row_for_each_kind() {
         let outages = Outages::from([(Fault::Kill { leader: true }, vec![900.0, 400.0, 500.0])]);
         let text = report(&outages);
-        assert!(text.contains("kill of the leader") && text.contains("500 ms") && text.contains("900 ms"), "{text}");
+        assert!(
+            text.contains("kill of the leader")
+                && text.contains("500 ms")
+                && text.contains("900 ms"),
+            "{text}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Clients that go on until they are stopped, and what they saw: what became final, when, and through which pod.
+//! Clients that go on until they are stopped, and what they saw: what became final, when, and
+//! through which pod.
 
 use super::lab::Known;
 use crate::{
@@ -68,9 +69,19 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The longest time from `from` to `to` in which no client that `counts` was told of a final payload.
-    pub fn longest_pause(&self, from: Instant, to: Instant, counts: impl Fn(&Way) -> bool) -> Duration {
-        let times = self.finals.iter().filter(|told| counts(&told.way) && told.at > from && told.at < to).map(|told| told.at);
+    /// The longest time from `from` to `to` in which no client that `counts` was told of a final
+    /// payload.
+    pub fn longest_pause(
+        &self,
+        from: Instant,
+        to: Instant,
+        counts: impl Fn(&Way) -> bool,
+    ) -> Duration {
+        let times = self
+            .finals
+            .iter()
+            .filter(|told| counts(&told.way) && told.at > from && told.at < to)
+            .map(|told| told.at);
         let mut last = from;
         let mut longest = Duration::ZERO;
         for at in times.chain([to]) {
@@ -82,7 +93,10 @@ impl Seen {
 
     /// How many of those that `counts` became final from `from` to `to`.
     pub fn count(&self, from: Instant, to: Instant, counts: impl Fn(&Way) -> bool) -> usize {
-        self.finals.iter().filter(|told| counts(&told.way) && told.at > from && told.at < to).count()
+        self.finals
+            .iter()
+            .filter(|told| counts(&told.way) && told.at > from && told.at < to)
+            .count()
     }
 
     /// What was told to be final.
@@ -108,8 +122,17 @@ impl Traffic {
     pub fn begin(cluster: &Cluster, ways: &[Way], each: usize, rest: Duration) -> Self {
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
         let ways = ways.iter().flat_map(|way| std::iter::repeat_n(way, each));
-        let clients =
-            ways.map(|way| tokio::spawn(go_on(cluster.clone(), way.clone(), rest, Arc::clone(&seen), Arc::clone(&stop)))).collect();
+        let clients = ways
+            .map(|way| {
+                tokio::spawn(go_on(
+                    cluster.clone(),
+                    way.clone(),
+                    rest,
+                    Arc::clone(&seen),
+                    Arc::clone(&stop),
+                ))
+            })
+            .collect();
         Self { seen, stop, clients }
     }
 
@@ -141,14 +164,21 @@ fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn go_on(cluster: Cluster, way: Way, rest: Duration, seen: Arc<Mutex<Seen>>, stop: Arc<AtomicBool>) -> Result<()> {
+async fn go_on(
+    cluster: Cluster,
+    way: Way,
+    rest: Duration,
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+) -> Result<()> {
     let mut kept = None;
     while !stop.load(Ordering::Relaxed) {
         let data = random_payload(LONGEST);
         let answer = async {
             let client = match kept.take() {
                 Some(client) => client,
-                None => Client::new(address(&cluster, &way).await?).with_limit(PATIENCE + Duration::from_secs(5)),
+                None => Client::new(address(&cluster, &way).await?)
+                    .with_limit(PATIENCE + Duration::from_secs(5)),
             };
             let client = kept.insert(client);
             client.post(data.clone(), PATIENCE).await?.receipt()
@@ -163,7 +193,8 @@ async fn go_on(cluster: Cluster, way: Way, rest: Duration, seen: Arc<Mutex<Seen>
                 tokio::time::sleep(rest).await;
             }
             Ok(receipt) => {
-                let pending = Pending { id: receipt.id, content: Hash::of_bytes(&data), way: way.clone() };
+                let pending =
+                    Pending { id: receipt.id, content: Hash::of_bytes(&data), way: way.clone() };
                 locked(&seen).pending.push(pending);
             }
             Err(error) => {
@@ -200,7 +231,10 @@ mod tests {
             at: at(milliseconds),
             way: Way::Pod(pod.into()),
         };
-        let seen = Seen { finals: vec![told(10, "a"), told(40, "b"), told(60, "a"), told(70, "c")], ..Seen::default() };
+        let seen = Seen {
+            finals: vec![told(10, "a"), told(40, "b"), told(60, "a"), told(70, "c")],
+            ..Seen::default()
+        };
         let others = |way: &Way| *way != Way::Pod("b".into());
         assert_eq!(seen.longest_pause(began, at(100), |_| true), Duration::from_millis(30));
         assert_eq!(seen.longest_pause(began, at(100), others), Duration::from_millis(50));

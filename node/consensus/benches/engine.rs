@@ -1,13 +1,15 @@
-//! What the protocol itself costs: the handlers of one node among four, with signatures that cost nothing.
+//! What the protocol itself costs: the handlers of one node among four, with signatures that cost
+//! nothing.
 //!
 //! | benchmark | bar |
 //! |---|---|
 //! | `decision/...`: all that one node does for one decision of one vertex a lane | 60 us |
 //! | `ordering/...`: vertices that one node takes in, acknowledges, orders and executes | 10,000 a second |
 //!
-//! Only [`Engine::handle`] and [`Engine::end_turn`] of the one node are timed; a turn ends after every single message, which is
-//! the most turns that there can be. Sealing, hashing of payloads and the Merkle root are the engine's and are in it; the
-//! encoding, the network, the disk and real signatures are not.
+//! Only [`Engine::handle`] and [`Engine::end_turn`] of the one node are timed; a turn ends after
+//! every single message, which is the most turns that there can be. Sealing, hashing of payloads
+//! and the Merkle root are the engine's and are in it; the encoding, the network, the disk and real
+//! signatures are not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -75,8 +77,15 @@ impl Cluster {
             Engine::new(config, Recovered::at_genesis(&genesis))
         };
         let engines = (0..n).map(engine).collect();
-        let mut cluster =
-            Self { engines, inbox: VecDeque::new(), now: Duration::from_secs(1), timed, spent: Duration::ZERO, turns: 0, ordered: 0 };
+        let mut cluster = Self {
+            engines,
+            inbox: VecDeque::new(),
+            now: Duration::from_secs(1),
+            timed,
+            spent: Duration::ZERO,
+            turns: 0,
+            ordered: 0,
+        };
         cluster.tick();
         cluster
     }
@@ -88,7 +97,11 @@ impl Cluster {
         let before = (cluster.turns, cluster.ordered);
         cluster.decide(64, payloads, bytes);
         let (turns, vertices) = (cluster.turns - before.0, cluster.ordered - before.1);
-        println!("one of {n}: a decision takes {:.1} turns and orders {:.1} vertices", turns as f64 / 64.0, vertices as f64 / 64.0);
+        println!(
+            "one of {n}: a decision takes {:.1} turns and orders {:.1} vertices",
+            turns as f64 / 64.0,
+            vertices as f64 / 64.0
+        );
         assert_eq!(vertices, u64::from(n) * 64);
         cluster
     }
@@ -118,18 +131,26 @@ impl Cluster {
         if node == self.timed {
             self.spent += began.elapsed();
             self.turns += 1;
-            self.ordered += turn.executions.iter().map(|execution| execution.vertices.len() as u64).sum::<u64>();
+            self.ordered += turn
+                .executions
+                .iter()
+                .map(|execution| execution.vertices.len() as u64)
+                .sum::<u64>();
         }
         assert_eq!(turn.diverged, None);
         for (to, message) in turn.sends {
             let from = NodeId(node as u32);
             match to {
-                Recipient::One(to) => self.inbox.push_back((to.0 as usize, Input::Message { from, message })),
+                Recipient::One(to) => {
+                    self.inbox.push_back((to.0 as usize, Input::Message { from, message }))
+                }
                 Recipient::All => {
                     for to in (0..self.engines.len()).filter(|to| *to != node) {
                         // As a decoder makes it: a vertex of its own for each node.
                         let message = match &message {
-                            Message::Vertex(vertex) => Message::Vertex(Arc::new(vertex.as_ref().clone())),
+                            Message::Vertex(vertex) => {
+                                Message::Vertex(Arc::new(vertex.as_ref().clone()))
+                            }
                             other => other.clone(),
                         };
                         self.inbox.push_back((to, Input::Message { from, message }));
@@ -139,7 +160,8 @@ impl Cluster {
         }
     }
 
-    /// What the timed node spends on so many decisions, while every node has payloads for one vertex in each of them.
+    /// What the timed node spends on so many decisions, while every node has payloads for one
+    /// vertex in each of them.
     fn decide(&mut self, decisions: u64, payloads: u64, bytes: usize) -> Duration {
         self.spent = Duration::ZERO;
         let until = self.executed().0 + decisions;
@@ -150,7 +172,11 @@ impl Cluster {
                     let mut key = [node as u8; 16];
                     key[..8].copy_from_slice(&number.to_be_bytes());
                     key[8..12].copy_from_slice(&(self.now.as_millis() as u32).to_be_bytes());
-                    let payload = Payload { key, valid_until_ms: self.at().wall_ms + 30_000, data: vec![7; bytes] };
+                    let payload = Payload {
+                        key,
+                        valid_until_ms: self.at().wall_ms + 30_000,
+                        data: vec![7; bytes],
+                    };
                     let now = self.at();
                     self.engines[node].handle(now, Input::Submit(payload));
                 }
@@ -167,11 +193,18 @@ impl Cluster {
 
 fn decision(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decision");
-    for (n, name, timed) in [(4, "n=4 leader", 0), (4, "n=4 follower", 1), (7, "n=7 follower", 1), (31, "n=31 follower", 1)] {
+    for (n, name, timed) in [
+        (4, "n=4 leader", 0),
+        (4, "n=4 follower", 1),
+        (7, "n=7 follower", 1),
+        (31, "n=31 follower", 1),
+    ] {
         let cluster = LazyCell::new(|| RefCell::new(Cluster::running(n, timed, 1, 256)));
         // Of thirty-one engines one is timed, and all take their time.
         group.sample_size(if n > 7 { 10 } else { 100 });
-        group.bench_function(name, |bencher| bencher.iter_custom(|decisions| cluster.borrow_mut().decide(decisions, 1, 256)));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|decisions| cluster.borrow_mut().decide(decisions, 1, 256))
+        });
     }
     group.finish();
 }
@@ -179,12 +212,15 @@ fn decision(criterion: &mut Criterion) {
 fn ordering(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ordering");
     group.sample_size(20);
-    for (name, payloads, bytes) in
-        [("n=4 vertices of one payload of 256 bytes", 1, 256), ("n=4 vertices of 50 payloads of 512 bytes", 50, 512)]
-    {
+    for (name, payloads, bytes) in [
+        ("n=4 vertices of one payload of 256 bytes", 1, 256),
+        ("n=4 vertices of 50 payloads of 512 bytes", 50, 512),
+    ] {
         let cluster = LazyCell::new(|| RefCell::new(Cluster::running(4, 1, payloads, bytes)));
         group.throughput(Throughput::Elements(4));
-        group.bench_function(name, |bencher| bencher.iter_custom(|decisions| cluster.borrow_mut().decide(decisions, payloads, bytes)));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|decisions| cluster.borrow_mut().decide(decisions, payloads, bytes))
+        });
     }
     group.finish();
 }

@@ -1,5 +1,5 @@
-//! Checkpoints: what a quorum says the state is. They close what lies below, prove ranges of records to laggards, and
-//! one of them ends each epoch.
+//! Checkpoints: what a quorum says the state is. They close what lies below, prove ranges of
+//! records to laggards, and one of them ends each epoch.
 
 use crate::{
     crypto::{Signature, Verifier},
@@ -51,14 +51,22 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Whether it is signed by the member that it names.
     #[must_use]
-    pub fn verifies(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> bool {
+    pub fn verifies(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        verifier: &dyn Verifier,
+    ) -> bool {
         let key = validators.member(self.node).map(|member| &member.key);
         self.state.epoch == validators.epoch
-            && key.is_some_and(|key| verifier.verify(key, &self.state.signing_message(chain_id), &self.signature))
+            && key.is_some_and(|key| {
+                verifier.verify(key, &self.state.signing_message(chain_id), &self.signature)
+            })
     }
 }
 
-/// The word of a quorum for one state. It proves itself. That of an epoch's end opens the next epoch.
+/// The word of a quorum for one state. It proves itself. That of an epoch's end opens the next
+/// epoch.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct CheckpointCertificate {
     /// The state.
@@ -72,7 +80,12 @@ impl CheckpointCertificate {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> Result<(), CertificateError> {
+    pub fn verify(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        verifier: &dyn Verifier,
+    ) -> Result<(), CertificateError> {
         if self.state.epoch != validators.epoch {
             return Err(CertificateError::Epoch);
         }

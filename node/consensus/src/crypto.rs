@@ -1,5 +1,5 @@
-//! Keys and signatures as the protocol sees them: ML-DSA-87 (FIPS 204) bytes. Who computes them is the caller's
-//! choice, through [`Signer`] and [`Verifier`].
+//! Keys and signatures as the protocol sees them: ML-DSA-87 (FIPS 204) bytes. Who computes them is
+//! the caller's choice, through [`Signer`] and [`Verifier`].
 
 use crate::Hash;
 use borsh::{BorshDeserialize, BorshSerialize};

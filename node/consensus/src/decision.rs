@@ -37,7 +37,9 @@ impl Proposal {
 }
 
 /// The steps of a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
+)]
 pub enum Phase {
     /// The leader's proposal; counts as its PREPARE.
     PrePrepare,
@@ -84,14 +86,22 @@ pub struct Vote {
 impl Vote {
     /// Whether it is signed by the member of `validators` that it names.
     #[must_use]
-    pub fn verifies(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> bool {
+    pub fn verifies(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        verifier: &dyn Verifier,
+    ) -> bool {
         let key = validators.member(self.ballot.voter).map(|member| &member.key);
-        key.is_some_and(|key| verifier.verify(key, &self.ballot.signing_message(chain_id), &self.signature))
+        key.is_some_and(|key| {
+            verifier.verify(key, &self.ballot.signing_message(chain_id), &self.signature)
+        })
     }
 }
 
-/// Votes of a quorum of distinct members for one (epoch, phase, view, sequence, digest). Of PREPAREs (the leader's
-/// PRE-PREPARE among them) it is PBFT's prepared certificate, of COMMITs the commit certificate.
+/// Votes of a quorum of distinct members for one (epoch, phase, view, sequence, digest). Of
+/// PREPAREs (the leader's PRE-PREPARE among them) it is PBFT's prepared certificate, of COMMITs the
+/// commit certificate.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Certificate {
     /// The epoch whose members voted.
@@ -125,7 +135,8 @@ pub enum CertificateError {
     Signature(NodeId),
 }
 
-/// Checks what all certificates share: a quorum of distinct members, in order, each of whose signatures verifies.
+/// Checks what all certificates share: a quorum of distinct members, in order, each of whose
+/// signatures verifies.
 pub(crate) fn verify_quorum(
     votes: &[(NodeId, Signature)],
     validators: &Validators,
@@ -149,15 +160,31 @@ impl Certificate {
     /// The vote of one voter in it, as it was signed.
     #[must_use]
     pub fn ballot(&self, voter: NodeId, leader: NodeId) -> Ballot {
-        let phase = if self.phase == Phase::Prepare && voter == leader { Phase::PrePrepare } else { self.phase };
-        Ballot { epoch: self.epoch, phase, view: self.view, sequence: self.sequence, digest: self.digest, voter }
+        let phase = if self.phase == Phase::Prepare && voter == leader {
+            Phase::PrePrepare
+        } else {
+            self.phase
+        };
+        Ballot {
+            epoch: self.epoch,
+            phase,
+            view: self.view,
+            sequence: self.sequence,
+            digest: self.digest,
+            voter,
+        }
     }
 
     /// Verifies it against the members of its epoch.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> Result<(), CertificateError> {
+    pub fn verify(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        verifier: &dyn Verifier,
+    ) -> Result<(), CertificateError> {
         if self.epoch != validators.epoch {
             return Err(CertificateError::Epoch);
         }
@@ -168,12 +195,14 @@ impl Certificate {
         if self.phase == Phase::Prepare && !self.votes.iter().any(|(voter, _)| *voter == leader) {
             return Err(CertificateError::Leader);
         }
-        verify_quorum(&self.votes, validators, verifier, |voter| self.ballot(voter, leader).signing_message(chain_id))
+        verify_quorum(&self.votes, validators, verifier, |voter| {
+            self.ballot(voter, leader).signing_message(chain_id)
+        })
     }
 }
 
-/// What a decision leaves: the proposal and the vertices that it ordered. No signature, certificate or deciding view
-/// is part of it: one digest can be committed in two views.
+/// What a decision leaves: the proposal and the vertices that it ordered. No signature, certificate
+/// or deciding view is part of it: one digest can be committed in two views.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Record {
     /// The decided proposal.
@@ -183,7 +212,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// The chain hash after this record: over the chain hash before, the sequence, the digest and the ordered ids.
+    /// The chain hash after this record: over the chain hash before, the sequence, the digest and
+    /// the ordered ids.
     #[must_use]
     pub fn chain_hash(&self, domain: &Domain) -> Hash {
         TaggedHasher::new("creto record v1")

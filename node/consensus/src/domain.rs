@@ -6,8 +6,8 @@ use crate::{
 };
 use borsh::BorshSerialize;
 
-/// The chain and epoch that objects belong to. An object of another chain or epoch has another id, and no signature
-/// of one verifies in the other.
+/// The chain and epoch that objects belong to. An object of another chain or epoch has another id,
+/// and no signature of one verifies in the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Domain {
     /// The hash of the genesis.

@@ -1,4 +1,5 @@
-//! The genesis: what all validators of a chain agree on before the first decision. Its hash is the chain id.
+//! The genesis: what all validators of a chain agree on before the first decision. Its hash is the
+//! chain id.
 
 use crate::{
     crypto::{PublicKey, Signature, Verifier},
@@ -22,7 +23,8 @@ pub struct GenesisMember {
     pub name: String,
     /// Its public key.
     pub key: PublicKey,
-    /// Its signature over [`Genesis::possession_message`]: nobody can enter a key that he does not hold.
+    /// Its signature over [`Genesis::possession_message`]: nobody can enter a key that he does not
+    /// hold.
     pub proof: Signature,
 }
 
@@ -104,7 +106,9 @@ impl Genesis {
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         let ids = (0..).map(NodeId);
-        ids.zip(&self.members).map(|(id, m)| Member { id, name: m.name.clone(), key: m.key.clone(), since: Epoch(0) }).collect()
+        ids.zip(&self.members)
+            .map(|(id, m)| Member { id, name: m.name.clone(), key: m.key.clone(), since: Epoch(0) })
+            .collect()
     }
 
     /// The counts that this genesis gives.
@@ -138,7 +142,11 @@ impl Genesis {
             if !keys.insert(&member.key) {
                 return Err(GenesisError::SharedKey(name.clone()));
             }
-            if !verifier.verify(&member.key, &Self::possession_message(&self.cluster_uid, name), &member.proof) {
+            if !verifier.verify(
+                &member.key,
+                &Self::possession_message(&self.cluster_uid, name),
+                &member.proof,
+            ) {
                 return Err(GenesisError::Possession(name.clone()));
             }
         }

@@ -4,7 +4,9 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use std::{fmt, str::FromStr};
 
 /// A 32-byte BLAKE3 hash. As text: 64 lowercase hexadecimal digits.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[derive(
+    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
+)]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
@@ -66,7 +68,8 @@ impl TaggedHasher {
 
     /// Adds a value's canonical encoding.
     pub(crate) fn with(mut self, value: &impl BorshSerialize) -> Self {
-        // A hasher takes every byte, and our objects have no length beyond u32: neither side of this can fail.
+        // A hasher takes every byte, and our objects have no length beyond u32: neither side of
+        // this can fail.
         if borsh::to_writer(&mut self.0, value).is_err() {
             unreachable!("hashing never fails to take bytes");
         }
@@ -78,8 +81,9 @@ impl TaggedHasher {
     }
 }
 
-/// The root of a binary Merkle tree over `leaves`, in order. An odd node moves up unchanged; inner nodes and the
-/// count are in domains of their own, so that neither a leaf nor another count can pose as this root.
+/// The root of a binary Merkle tree over `leaves`, in order. An odd node moves up unchanged; inner
+/// nodes and the count are in domains of their own, so that neither a leaf nor another count can
+/// pose as this root.
 #[must_use]
 pub(crate) fn merkle_root(leaves: &[Hash]) -> Hash {
     let mut level = leaves.to_vec();
@@ -87,7 +91,9 @@ pub(crate) fn merkle_root(leaves: &[Hash]) -> Hash {
         level = level
             .chunks(2)
             .map(|pair| match *pair {
-                [left, right] => TaggedHasher::new("creto merkle node v1").with(&left).with(&right).finish(),
+                [left, right] => {
+                    TaggedHasher::new("creto merkle node v1").with(&left).with(&right).finish()
+                }
                 _ => pair.first().copied().unwrap_or(Hash::ZERO),
             })
             .collect();

@@ -26,8 +26,8 @@ macro_rules! number {
 }
 
 number!(
-    /// A validator's id: given once, in order, and never again. The position of its lane is that of its id among the
-    /// members of the epoch ([`crate::Validators::position`]).
+    /// A validator's id: given once, in order, and never again. The position of its lane is that of
+    /// its id among the members of the epoch ([`crate::Validators::position`]).
     NodeId(u32)
 );
 number!(
@@ -39,7 +39,8 @@ number!(
     Sequence(u64)
 );
 number!(
-    /// The position of a vertex in its author's lane. 0 is "no vertex yet"; the first vertex has height 1.
+    /// The position of a vertex in its author's lane. 0 is "no vertex yet"; the first vertex has
+    /// height 1.
     Height(u64)
 );
 number!(

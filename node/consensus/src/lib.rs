@@ -1,17 +1,20 @@
 //! The CretoAI consensus protocol: PBFT over cuts of DAG lanes, without any I/O.
 //!
 //! # The protocol in prose
-//! Every validator seals its clients' payloads into *vertices* and links them into a *lane* of its own, height by
-//! height; it sends each vertex to all, and every node that wrote one durably *acknowledges* it. The leader of the
-//! *view* proposes, for one *sequence* at a time, a *cut*: for each lane the highest tip that a quorum acknowledged.
-//! Followers that hold all data which the cut names vote PREPARE; who sees a quorum of them votes COMMIT; a quorum of
-//! COMMITs decides. Executing orders the vertices between the last cut and this one, decides the outcome of each
-//! payload, judges the system items, and extends the *chain hash*, which is equal on all honest nodes.
+//! Every validator seals its clients' payloads into *vertices* and links them into a *lane* of its
+//! own, height by height; it sends each vertex to all, and every node that wrote one durably
+//! *acknowledges* it. The leader of the *view* proposes, for one *sequence* at a time, a *cut*: for
+//! each lane the highest tip that a quorum acknowledged. Followers that hold all data which the cut
+//! names vote PREPARE; who sees a quorum of them votes COMMIT; a quorum of COMMITs decides.
+//! Executing orders the vertices between the last cut and this one, decides the outcome of each
+//! payload, judges the system items, and extends the *chain hash*, which is equal on all honest
+//! nodes.
 //!
-//! A leader that is silent or leaves work undone is replaced: each node says which view it `want`s, and enters the
-//! highest that a quorum wants with a VIEW-CHANGE. NEW-VIEW shows the signed heads of a quorum of them, and so which
-//! digest must be proposed again. Checkpoints that a quorum signed close what lies below. A RECONFIG ends an epoch;
-//! the checkpoint of its last sequence opens the next one, with other validators.
+//! A leader that is silent or leaves work undone is replaced: each node says which view it `want`s,
+//! and enters the highest that a quorum wants with a VIEW-CHANGE. NEW-VIEW shows the signed heads
+//! of a quorum of them, and so which digest must be proposed again. Checkpoints that a quorum
+//! signed close what lies below. A RECONFIG ends an epoch; the checkpoint of its last sequence
+//! opens the next one, with other validators.
 //!
 //! | message | who to whom | durable before it is sent |
 //! |---|---|---|
@@ -28,9 +31,9 @@
 //! | [`Message::FetchRecords`], [`Message::FetchLane`] | laggard to holder; answered from the store | nothing |
 //! | [`Message::Recall`] | who has started to all; answered with [`Message::Recalled`] | nothing |
 //!
-//! With n validators f = floor((n - 1) / 3) may be faulty and q = n - f are a [`Quorum`]; any two quorums share an
-//! honest node, so no two decisions of one sequence differ. `docs/protocol.md` in the repository states every rule, and
-//! [`engine`] says which module keeps which.
+//! With n validators f = floor((n - 1) / 3) may be faulty and q = n - f are a [`Quorum`]; any two
+//! quorums share an honest node, so no two decisions of one sequence differ. `docs/protocol.md` in
+//! the repository states every rule, and [`engine`] says which module keeps which.
 
 mod checkpoint;
 mod crypto;
@@ -61,7 +64,9 @@ pub use evidence::{Evidence, Offence, OffenceKind, SignedHeader};
 pub use genesis::{Genesis, GenesisError, GenesisMember, MAX_MEMBERS, SignedGenesis};
 pub use hash::{Hash, NotAHash};
 pub use ids::{Epoch, Height, NodeId, Sequence, View};
-pub use message::{MAX_FETCHED_VERTICES, MAX_RECALLED_VOTES, MAX_RECORDS, Message, Recalled, Status, Urgency};
+pub use message::{
+    MAX_FETCHED_VERTICES, MAX_RECALLED_VOTES, MAX_RECORDS, Message, Recalled, Status, Urgency,
+};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, set as set_mutant};
 pub use payload::{MAX_PAYLOAD_DATA, Outcome, Payload, REMEMBERED_MS, VALIDITY_WINDOW_MS};
@@ -69,6 +74,9 @@ pub use quorum::{FaultModel, Quorum};
 pub use reconfig::{Change, Ready, Reconfig, SignedReconfig, Void};
 pub use state::{ChainState, Conduct, FULL_REPUTATION, Judged, Leaders};
 pub use validators::{Member, Parameters, Validators};
-pub use vertex::{CheckedVertex, Item, Link, MAX_BODY, MAX_ITEMS, MAX_PAYLOADS, Tip, Vertex, VertexError, VertexHeader};
+pub use vertex::{
+    CheckedVertex, Item, Link, MAX_BODY, MAX_ITEMS, MAX_PAYLOADS, Tip, Vertex, VertexError,
+    VertexHeader,
+};
 pub use view::{Choice, NewView, Opening, Prepared, Proof, ViewChange, ViewChangeHead};
 pub use wire::{DecodeError, MAX_FRAME, decode, encode};

@@ -19,7 +19,8 @@ pub const MAX_RECORDS: usize = 64;
 /// The most vertices in answer to one [`Message::FetchLane`].
 pub const MAX_FETCHED_VERTICES: u64 = 64;
 
-/// How a message is urgent. Votes never queue behind data, data never behind what a laggard asked for.
+/// How a message is urgent. Votes never queue behind data, data never behind what a laggard asked
+/// for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
     /// Votes, acknowledgements, status.
@@ -61,16 +62,17 @@ pub enum Message {
     Checkpoint(Checkpoint),
     /// A quorum's word for a state: the sender's stable checkpoint, or the end of an epoch.
     Stable(Arc<CheckpointCertificate>),
-    /// Asks for records of an epoch from this sequence on. Answered from the store, with [`Message::Records`], or, where the epoch
-    /// ended before that sequence, with its end: [`Message::Stable`].
+    /// Asks for records of an epoch from this sequence on. Answered from the store, with
+    /// [`Message::Records`], or, where the epoch ended before that sequence, with its end:
+    /// [`Message::Stable`].
     FetchRecords {
         /// The epoch that the asker is in.
         epoch: Epoch,
         /// The first sequence wanted.
         from: Sequence,
     },
-    /// At most [`MAX_RECORDS`] records in a row of one epoch, with what proves the last: its proposal's `prev` proves all
-    /// before it.
+    /// At most [`MAX_RECORDS`] records in a row of one epoch, with what proves the last: its
+    /// proposal's `prev` proves all before it.
     Records {
         /// The epoch that decided them.
         epoch: Epoch,
@@ -79,7 +81,8 @@ pub enum Message {
         /// The proof of the last one.
         proof: Proof,
     },
-    /// Asks for vertices of a lane, heights `above` < h <= `up_to`. Answered from the store, with [`Message::Fetched`].
+    /// Asks for vertices of a lane, heights `above` < h <= `up_to`. Answered from the store, with
+    /// [`Message::Fetched`].
     FetchLane {
         /// The lane.
         author: NodeId,

@@ -1,6 +1,8 @@
-//! Deliberate breakages of single rules. The simulator must catch each one: a check that no mutant fails checks nothing.
+//! Deliberate breakages of single rules. The simulator must catch each one: a check that no mutant
+//! fails checks nothing.
 //!
-//! Only there with the feature `mutants`; without it [`mutant!`] is `false` and the compiler drops the branch.
+//! Only there with the feature `mutants`; without it [`mutant!`] is `false` and the compiler drops
+//! the branch.
 
 /// Whether this thread runs the engine with that rule broken.
 macro_rules! mutant {

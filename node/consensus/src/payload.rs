@@ -12,10 +12,12 @@ pub const MAX_PAYLOAD_DATA: usize = 128 * 1024;
 /// How far ahead of a decision's time a payload's `valid_until` may lie, in milliseconds.
 pub const VALIDITY_WINDOW_MS: u64 = 60_000;
 
-/// An executed payload is remembered for at most so long after its decision's time, in milliseconds: the window, to the second.
+/// An executed payload is remembered for at most so long after its decision's time, in
+/// milliseconds: the window, to the second.
 pub const REMEMBERED_MS: u64 = VALIDITY_WINDOW_MS + 1_000;
 
-/// A client's payload. Its id is the hash of all of it, so the same bytes are known again wherever they are sent.
+/// A client's payload. Its id is the hash of all of it, so the same bytes are known again wherever
+/// they are sent.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Payload {
     /// Chosen by the client (or at random by the API): tells equal data apart.
@@ -27,8 +29,8 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The id. Bound to the chain but, alone among all ids, not to the epoch: the same bytes must be known again in
-    /// the next one.
+    /// The id. Bound to the chain but, alone among all ids, not to the epoch: the same bytes must
+    /// be known again in the next one.
     #[must_use]
     pub fn id(&self, chain_id: Hash) -> Hash {
         TaggedHasher::new("creto payload v1").with(&chain_id).with(self).finish()
@@ -59,10 +61,11 @@ pub enum Outcome {
     },
     /// The decision's time is after its `valid_until`: it never will take effect.
     Expired,
-    /// Its `valid_until` is more than [`VALIDITY_WINDOW_MS`] after the decision's time. Not final: it may be ordered again.
+    /// Its `valid_until` is more than [`VALIDITY_WINDOW_MS`] after the decision's time. Not final:
+    /// it may be ordered again.
     Early,
-    /// The lane has as many executed payloads that are still valid as are remembered of one lane. Not final: it may be
-    /// ordered again, by this lane later or by another one.
+    /// The lane has as many executed payloads that are still valid as are remembered of one lane.
+    /// Not final: it may be ordered again, by this lane later or by another one.
     Crowded,
 }
 

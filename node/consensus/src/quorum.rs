@@ -20,7 +20,8 @@ pub struct Quorum {
     pub f: usize,
     /// Quorum: any two share an honest node.
     pub q: usize,
-    /// Weak quorum, 2q - n: one of them is honest. Everything believed without a certificate needs it.
+    /// Weak quorum, 2q - n: one of them is honest. Everything believed without a certificate needs
+    /// it.
     pub w: usize,
 }
 
@@ -48,9 +49,16 @@ mod tests {
 
     #[test]
     fn the_counts_are_those_of_the_protocol_page() {
-        for (n, f, q, w) in
-            [(1, 0, 1, 1), (3, 0, 3, 3), (4, 1, 3, 2), (5, 1, 4, 3), (6, 1, 5, 4), (7, 2, 5, 3), (10, 3, 7, 4), (31, 10, 21, 11)]
-        {
+        for (n, f, q, w) in [
+            (1, 0, 1, 1),
+            (3, 0, 3, 3),
+            (4, 1, 3, 2),
+            (5, 1, 4, 3),
+            (6, 1, 5, 4),
+            (7, 2, 5, 3),
+            (10, 3, 7, 4),
+            (31, 10, 21, 11),
+        ] {
             assert_eq!(Quorum::new(n, FaultModel::Byzantine), Quorum { n, f, q, w });
         }
         assert_eq!(Quorum::new(3, FaultModel::Crash), Quorum { n: 3, f: 1, q: 2, w: 1 });

@@ -58,7 +58,10 @@ impl Change {
     #[must_use]
     pub const fn new_key(&self) -> Option<&PublicKey> {
         match self {
-            Self::Add { key, .. } | Self::Rotate { key, .. } | Self::Replace { key, .. } | Self::RotateAdmin { key } => Some(key),
+            Self::Add { key, .. }
+            | Self::Rotate { key, .. }
+            | Self::Replace { key, .. }
+            | Self::RotateAdmin { key } => Some(key),
             Self::Remove { .. } | Self::SetParameters(_) => None,
         }
     }
@@ -96,7 +99,8 @@ impl Reconfig {
     /// What the new key signs: the epoch, the change and what it knows.
     #[must_use]
     pub fn possession_message(&self, chain_id: Hash) -> Vec<u8> {
-        Domain { chain_id, epoch: self.epoch }.signing_message("creto new key v1", &(&self.change, self.ready))
+        Domain { chain_id, epoch: self.epoch }
+            .signing_message("creto new key v1", &(&self.change, self.ready))
     }
 }
 
@@ -140,7 +144,8 @@ pub enum Void {
 }
 
 impl SignedReconfig {
-    /// The validators of the next epoch, if the order is valid in a decision at `time_ms` in this epoch and state.
+    /// The validators of the next epoch, if the order is valid in a decision at `time_ms` in this
+    /// epoch and state.
     ///
     /// # Errors
     /// Why it is void.
@@ -153,7 +158,10 @@ impl SignedReconfig {
         verifier: &dyn Verifier,
     ) -> Result<Validators, Void> {
         let Reconfig { epoch, valid_until_ms, change, ready } = &self.reconfig;
-        if *epoch != validators.epoch || time_ms > *valid_until_ms || *valid_until_ms > time_ms.saturating_add(VALIDITY_WINDOW_MS) {
+        if *epoch != validators.epoch
+            || time_ms > *valid_until_ms
+            || *valid_until_ms > time_ms.saturating_add(VALIDITY_WINDOW_MS)
+        {
             return Err(Void::Late);
         }
         if let Some(key) = change.new_key() {
@@ -161,7 +169,11 @@ impl SignedReconfig {
                 return Err(Void::KeyUsed);
             }
             let message = self.reconfig.possession_message(chain_id);
-            if !self.new_key.as_ref().is_some_and(|signature| verifier.verify(key, &message, signature)) {
+            if !self
+                .new_key
+                .as_ref()
+                .is_some_and(|signature| verifier.verify(key, &message, signature))
+            {
                 return Err(Void::Signature);
             }
         }
@@ -179,10 +191,18 @@ impl SignedReconfig {
         let position = |id: NodeId| validators.position(id).ok_or(Void::Member);
         match change {
             Change::Add { name, key } => {
-                if name.is_empty() || name.len() > MAX_NAME || validators.members.iter().any(|member| member.name == *name) {
+                if name.is_empty()
+                    || name.len() > MAX_NAME
+                    || validators.members.iter().any(|member| member.name == *name)
+                {
                     return Err(Void::Member);
                 }
-                let member = Member { id: validators.next_id, name: name.clone(), key: key.clone(), since: next.epoch };
+                let member = Member {
+                    id: validators.next_id,
+                    name: name.clone(),
+                    key: key.clone(),
+                    since: next.epoch,
+                };
                 next.members.push(member);
                 next.next_id = validators.next_id.next();
             }
@@ -192,7 +212,11 @@ impl SignedReconfig {
             Change::Rotate { id, key } => {
                 let position = position(*id)?;
                 let member = next.members.get_mut(position).ok_or(Void::Member)?;
-                if !self.old_key.as_ref().is_some_and(|signature| verifier.verify(&member.key, &message, signature)) {
+                if !self
+                    .old_key
+                    .as_ref()
+                    .is_some_and(|signature| verifier.verify(&member.key, &message, signature))
+                {
                     return Err(Void::Signature);
                 }
                 member.key = key.clone();
@@ -204,12 +228,15 @@ impl SignedReconfig {
                 member.since = since;
             }
             Change::RotateAdmin { key } => next.admin_key = key.clone(),
-            Change::SetParameters(parameters) if parameters.are_sound() => next.parameters = *parameters,
+            Change::SetParameters(parameters) if parameters.are_sound() => {
+                next.parameters = *parameters
+            }
             Change::SetParameters(_) => return Err(Void::Parameters),
         }
         let n = next.members.len();
         // Two exist only as a step between one and three.
-        let fits = (1..=MAX_MEMBERS).contains(&n) && (next.fault_model != FaultModel::Crash || n <= 3);
+        let fits =
+            (1..=MAX_MEMBERS).contains(&n) && (next.fault_model != FaultModel::Crash || n <= 3);
         if !fits {
             return Err(Void::Count);
         }

@@ -1,5 +1,5 @@
-//! What all nodes know equally from the chain alone: tips, reputation, bans, leader statistics, and what
-//! reconfigurations rest on. Executing a record changes it; nothing else does.
+//! What all nodes know equally from the chain alone: tips, reputation, bans, leader statistics, and
+//! what reconfigurations rest on. Executing a record changes it; nothing else does.
 
 use crate::{
     crypto::{PublicKey, Verifier},
@@ -127,7 +127,11 @@ impl ChainState {
             conduct: members.iter().map(|m| Conduct { id: m.id, offences: Vec::new() }).collect(),
             bans: Vec::new(),
             leaders: Leaders { newest_origin: View(0), succeeded: vec![None; members.len()] },
-            keys: members.iter().map(|m| m.key.fingerprint()).chain([genesis.admin_key.fingerprint()]).collect(),
+            keys: members
+                .iter()
+                .map(|m| m.key.fingerprint())
+                .chain([genesis.admin_key.fingerprint()])
+                .collect(),
             successor: None,
         }
     }
@@ -153,30 +157,44 @@ impl ChainState {
     /// The reputation of a validator, 0 to 10.
     #[must_use]
     pub fn reputation(&self, id: NodeId) -> u32 {
-        self.conduct.iter().find(|conduct| conduct.id == id).map_or(FULL_REPUTATION, Conduct::reputation)
+        self.conduct
+            .iter()
+            .find(|conduct| conduct.id == id)
+            .map_or(FULL_REPUTATION, Conduct::reputation)
     }
 
-    /// Who is banned: the first max(1, f) that violations took there, nobody below three validators. A banned one stays
-    /// a voter, so that a ban never costs a quorum.
-    pub fn banned<'a>(&'a self, validators: &Validators) -> impl Iterator<Item = NodeId> + Clone + 'a {
+    /// Who is banned: the first max(1, f) that violations took there, nobody below three
+    /// validators. A banned one stays a voter, so that a ban never costs a quorum.
+    pub fn banned<'a>(
+        &'a self,
+        validators: &Validators,
+    ) -> impl Iterator<Item = NodeId> + Clone + 'a {
         let most = if validators.members.len() < 3 { 0 } else { validators.quorum().f.max(1) };
         self.bans.iter().copied().take(most)
     }
 
-    /// Whose views nobody wants: the banned, and those whose last two views below the newest record's origin gave none;
-    /// at most f, the banned first, then the most recent. Now and then the failed are tried again.
+    /// Whose views nobody wants: the banned, and those whose last two views below the newest
+    /// record's origin gave none; at most f, the banned first, then the most recent. Now and then
+    /// the failed are tried again.
     #[must_use]
     pub fn skipped(&self, validators: &Validators) -> BTreeSet<NodeId> {
         let n = validators.members.len() as u64;
         let most = validators.quorum().f;
         let mut failed: Vec<(u64, NodeId)> = Vec::new();
-        let forgiving = n > 0 && (self.leaders.newest_origin.0 / n) % SKIP_ROTATIONS == SKIP_ROTATIONS - 1;
+        let forgiving =
+            n > 0 && (self.leaders.newest_origin.0 / n) % SKIP_ROTATIONS == SKIP_ROTATIONS - 1;
         let tried = if forgiving { 0 } else { validators.members.len() };
-        for (position, (id, succeeded)) in (0_u64..).zip(validators.ids().zip(&self.leaders.succeeded)).take(tried) {
+        for (position, (id, succeeded)) in
+            (0_u64..).zip(validators.ids().zip(&self.leaders.succeeded)).take(tried)
+        {
             // The views that it leads are offset, offset + n, ...
             let offset = (position + n - u64::from(validators.first) % n) % n;
             let below = self.leaders.newest_origin.0;
-            let Some(last) = below.checked_sub(offset + 1).map(|distance| offset + distance / n * n) else { continue };
+            let Some(last) =
+                below.checked_sub(offset + 1).map(|distance| offset + distance / n * n)
+            else {
+                continue;
+            };
             let Some(one_before) = last.checked_sub(n) else { continue };
             if succeeded.is_none_or(|view| view.0 < one_before) {
                 failed.push((last, id));
@@ -187,7 +205,15 @@ impl ChainState {
     }
 
     /// Takes in what a record decided beside its system items.
-    pub fn executed(&mut self, validators: &Validators, sequence: Sequence, origin: View, chain_hash: Hash, time_ms: u64, tips: Vec<Tip>) {
+    pub fn executed(
+        &mut self,
+        validators: &Validators,
+        sequence: Sequence,
+        origin: View,
+        chain_hash: Hash,
+        time_ms: u64,
+        tips: Vec<Tip>,
+    ) {
         self.sequence = sequence;
         self.chain_hash = chain_hash;
         self.time_ms = time_ms;
@@ -200,7 +226,9 @@ impl ChainState {
         }
         self.leaders.newest_origin = self.leaders.newest_origin.max(origin);
         let leader = validators.position(validators.leader(origin));
-        if let Some(succeeded) = leader.and_then(|position| self.leaders.succeeded.get_mut(position)) {
+        if let Some(succeeded) =
+            leader.and_then(|position| self.leaders.succeeded.get_mut(position))
+        {
             *succeeded = (*succeeded).max(Some(origin));
         }
     }
@@ -210,11 +238,16 @@ impl ChainState {
         if outcomes.is_empty() {
             return;
         }
-        self.outcomes = TaggedHasher::new("creto outcomes v1").with(&self.outcomes).with(&vertex.id()).with(&outcomes).finish();
+        self.outcomes = TaggedHasher::new("creto outcomes v1")
+            .with(&self.outcomes)
+            .with(&vertex.id())
+            .with(&outcomes)
+            .finish();
     }
 
-    /// Judges the system items of an executed sequence, in its order. They are judged here, from the state that all
-    /// share, and never on arrival; a bad one has no effect. Called after [`Self::executed`].
+    /// Judges the system items of an executed sequence, in its order. They are judged here, from
+    /// the state that all share, and never on arrival; a bad one has no effect. Called after
+    /// [`Self::executed`].
     pub fn judge_items(
         &mut self,
         chain_id: Hash,
@@ -225,8 +258,11 @@ impl ChainState {
     ) -> Judged {
         let mut judged = Judged::default();
         let mut judged_of: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for (author, item) in vertices.iter().flat_map(|vertex| vertex.vertex().items.iter().map(|item| (vertex.header().author, item))) {
-            // Bad items cost signature checks on every node: a few of each author, and its others are void here.
+        for (author, item) in vertices.iter().flat_map(|vertex| {
+            vertex.vertex().items.iter().map(|item| (vertex.header().author, item))
+        }) {
+            // Bad items cost signature checks on every node: a few of each author, and its others
+            // are void here.
             let count = judged_of.entry(author).or_default();
             *count += 1;
             if *count > MAX_ITEMS {
@@ -234,12 +270,16 @@ impl ChainState {
             }
             match item {
                 Item::Evidence(evidence) => {
-                    if let Some(offence) = self.count(chain_id, validators, previous, evidence, verifier) {
+                    if let Some(offence) =
+                        self.count(chain_id, validators, previous, evidence, verifier)
+                    {
                         judged.counted.push((offence, evidence.as_ref().clone()));
                     }
                 }
                 Item::Reconfig(order) if judged.successor.is_none() => {
-                    if let Ok(next) = order.apply(chain_id, validators, self, self.time_ms, verifier) {
+                    if let Ok(next) =
+                        order.apply(chain_id, validators, self, self.time_ms, verifier)
+                    {
                         judged.successor = Some(Arc::new(next));
                     }
                 }
@@ -251,13 +291,15 @@ impl ChainState {
         judged
     }
 
-    /// Whether evidence could still count: of this epoch or the one before, of a key that still answers, not counted
-    /// yet. Signatures are not looked at, and not worth it where this says no.
+    /// Whether evidence could still count: of this epoch or the one before, of a key that still
+    /// answers, not counted yet. Signatures are not looked at, and not worth it where this says no.
     #[must_use]
     pub fn could_count(&self, validators: &Validators, evidence: &Evidence) -> Option<Offence> {
         let offence = evidence.offence()?;
-        let recent = offence.epoch == validators.epoch || offence.epoch.0.checked_add(1) == Some(validators.epoch.0);
-        let answers = validators.member(offence.accused).is_some_and(|member| offence.epoch >= member.since);
+        let recent = offence.epoch == validators.epoch
+            || offence.epoch.0.checked_add(1) == Some(validators.epoch.0);
+        let answers =
+            validators.member(offence.accused).is_some_and(|member| offence.epoch >= member.since);
         let conduct = self.conduct.iter().find(|conduct| conduct.id == offence.accused)?;
         let is_new = !conduct.offences.contains(&offence) && conduct.offences.len() < OFFENCES_KEPT;
         (recent && answers && is_new).then_some(offence)
@@ -272,7 +314,10 @@ impl ChainState {
         verifier: &dyn Verifier,
     ) -> Option<Offence> {
         let offence = self.could_count(validators, evidence)?;
-        let judges = [Some(validators), previous].into_iter().flatten().find(|set| set.epoch == offence.epoch)?;
+        let judges = [Some(validators), previous]
+            .into_iter()
+            .flatten()
+            .find(|set| set.epoch == offence.epoch)?;
         if !evidence.is_signed(chain_id, judges, verifier) {
             return None;
         }
@@ -287,10 +332,19 @@ impl ChainState {
     /// The state with which the next epoch begins.
     #[must_use]
     pub fn opened(&self, validators: &Validators, next: &Validators) -> Self {
-        let tip = |id: NodeId| validators.position(id).and_then(|position| self.tips.get(position)).copied().unwrap_or_default();
-        let stays = |member: &crate::Member| validators.member(member.id).is_some_and(|old| old.since == member.since);
+        let tip = |id: NodeId| {
+            validators
+                .position(id)
+                .and_then(|position| self.tips.get(position))
+                .copied()
+                .unwrap_or_default()
+        };
+        let stays = |member: &crate::Member| {
+            validators.member(member.id).is_some_and(|old| old.since == member.since)
+        };
         let conduct = |member: &crate::Member| {
-            let known = self.conduct.iter().find(|conduct| conduct.id == member.id && stays(member));
+            let known =
+                self.conduct.iter().find(|conduct| conduct.id == member.id && stays(member));
             known.cloned().unwrap_or(Conduct { id: member.id, offences: Vec::new() })
         };
         let mut keys = self.keys.clone();

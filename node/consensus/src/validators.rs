@@ -18,7 +18,8 @@ pub struct Member {
     pub name: String,
     /// The key that signs its vertices and votes.
     pub key: PublicKey,
-    /// The epoch from which on it answers for itself: evidence of an earlier one is about another key that was lost.
+    /// The epoch from which on it answers for itself: evidence of an earlier one is about another
+    /// key that was lost.
     pub since: Epoch,
 }
 
@@ -33,13 +34,20 @@ pub struct Parameters {
     pub term_sequences: u64,
     /// After so long, in milliseconds, with work, the leader's term is over.
     pub term_ms: u64,
-    /// So many executed payloads are remembered while they are still valid; each lane has an equal share of them.
+    /// So many executed payloads are remembered while they are still valid; each lane has an equal
+    /// share of them.
     pub recent_payloads: u64,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { checkpoint_interval: 64, window: 256, term_sequences: 10_000, term_ms: 60_000, recent_payloads: 3 << 20 }
+        Self {
+            checkpoint_interval: 64,
+            window: 256,
+            term_sequences: 10_000,
+            term_ms: 60_000,
+            recent_payloads: 3 << 20,
+        }
     }
 }
 

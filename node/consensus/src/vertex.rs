@@ -26,7 +26,8 @@ const PAYLOAD_OVERHEAD: usize = 128;
 /// The most system items in one vertex.
 pub const MAX_ITEMS: usize = 4;
 
-/// What the protocol itself puts into a vertex. Judged when it is executed, never on arrival; a bad one has no effect.
+/// What the protocol itself puts into a vertex. Judged when it is executed, never on arrival; a bad
+/// one has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Item {
     /// A proof that a validator broke a rule.
@@ -42,7 +43,11 @@ pub(crate) fn items_bytes(items: &[Item]) -> usize {
 
 /// The hash of a vertex's system items.
 fn items_root(items: &[Item]) -> Hash {
-    if items.is_empty() { Hash::ZERO } else { TaggedHasher::new("creto items v1").with(&items).finish() }
+    if items.is_empty() {
+        Hash::ZERO
+    } else {
+        TaggedHasher::new("creto items v1").with(&items).finish()
+    }
 }
 
 fn payload_ids(payloads: &[Payload], domain: &Domain) -> Vec<Hash> {
@@ -54,7 +59,19 @@ fn payload_ids(payloads: &[Payload], domain: &Domain) -> Vec<Hash> {
 }
 
 /// A place in a lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 pub struct Tip {
     /// The height; 0 is the beginning of the lane.
     pub height: Height,
@@ -149,7 +166,9 @@ impl VertexHeader {
 
     /// Every parent: the own-lane one, then the links. The edges of the DAG.
     pub fn parents(&self) -> impl Iterator<Item = Hash> + '_ {
-        std::iter::once(self.parent).filter(|p| *p != Hash::ZERO).chain(self.links.iter().map(|link| link.tip.id))
+        std::iter::once(self.parent)
+            .filter(|p| *p != Hash::ZERO)
+            .chain(self.links.iter().map(|link| link.tip.id))
     }
 }
 
@@ -184,7 +203,8 @@ impl CheckedVertex {
         Self { vertex: Vertex { header, signature, payloads, items }, id, payload_ids }
     }
 
-    /// Checks all that needs no state: form, sizes, body against root, signature. `author_key` gives a lane's key.
+    /// Checks all that needs no state: form, sizes, body against root, signature. `author_key`
+    /// gives a lane's key.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -195,14 +215,19 @@ impl CheckedVertex {
         author_key: impl Fn(NodeId) -> Option<&'k PublicKey>,
     ) -> Result<Self, VertexError> {
         let header = &vertex.header;
-        let in_order = header.links.windows(2).all(|pair| matches!(pair, [a, b] if a.author < b.author));
-        let strangers = header.links.iter().any(|link| link.author == header.author || author_key(link.author).is_none());
+        let in_order =
+            header.links.windows(2).all(|pair| matches!(pair, [a, b] if a.author < b.author));
+        let strangers = header
+            .links
+            .iter()
+            .any(|link| link.author == header.author || author_key(link.author).is_none());
         if header.epoch != domain.epoch || header.height == Height(0) || !in_order || strangers {
             return Err(VertexError::Header);
         }
         let key = author_key(header.author).ok_or(VertexError::Header)?;
         let bytes: usize = vertex.payloads.iter().map(Payload::encoded_len).sum();
-        let fits = bytes + items_bytes(&vertex.items) <= MAX_BODY && vertex.payloads.len() <= MAX_PAYLOADS;
+        let fits =
+            bytes + items_bytes(&vertex.items) <= MAX_BODY && vertex.payloads.len() <= MAX_PAYLOADS;
         if !fits
             || bytes != header.payload_bytes as usize
             || !vertex.payloads.iter().all(Payload::has_valid_size)
@@ -211,7 +236,9 @@ impl CheckedVertex {
             return Err(VertexError::Body);
         }
         let payload_ids = payload_ids(&vertex.payloads, domain);
-        if merkle_root(&payload_ids) != header.payload_root || items_root(&vertex.items) != header.items_root {
+        if merkle_root(&payload_ids) != header.payload_root
+            || items_root(&vertex.items) != header.items_root
+        {
             return Err(VertexError::Root);
         }
         if !verifier.verify(key, &header.signing_message(domain), &vertex.signature) {

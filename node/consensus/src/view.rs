@@ -35,9 +35,16 @@ impl Proof {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify(&self, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> Result<(), CertificateError> {
+    pub fn verify(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        verifier: &dyn Verifier,
+    ) -> Result<(), CertificateError> {
         match self {
-            Self::Commit(certificate) if certificate.phase != Phase::Commit => Err(CertificateError::Voters),
+            Self::Commit(certificate) if certificate.phase != Phase::Commit => {
+                Err(CertificateError::Voters)
+            }
             Self::Commit(certificate) => certificate.verify(chain_id, validators, verifier),
             Self::Checkpoint(certificate) => certificate.verify(chain_id, validators, verifier),
         }
@@ -70,7 +77,13 @@ impl ViewChangeHead {
 
     /// Whether `signature` is its node's.
     #[must_use]
-    pub fn verifies(&self, signature: &Signature, chain_id: Hash, validators: &Validators, verifier: &dyn Verifier) -> bool {
+    pub fn verifies(
+        &self,
+        signature: &Signature,
+        chain_id: Hash,
+        validators: &Validators,
+        verifier: &dyn Verifier,
+    ) -> bool {
         let key = validators.member(self.node).map(|member| &member.key);
         key.is_some_and(|key| verifier.verify(key, &self.signing_message(chain_id), signature))
     }
@@ -110,7 +123,8 @@ impl Prepared {
     }
 }
 
-/// "From now on I sign nothing in a view below this one; this is what I know." Sent byte for byte the same ever after.
+/// "From now on I sign nothing in a view below this one; this is what I know." Sent byte for byte
+/// the same ever after.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct ViewChange {
     /// What is signed.
@@ -132,10 +146,12 @@ pub struct Opening {
     pub chain_hash: Hash,
 }
 
-/// Whether `executed` with `chain_hash` is proven: it is the epoch's opening, or `proof` is of it and verifies.
+/// Whether `executed` with `chain_hash` is proven: it is the epoch's opening, or `proof` is of it
+/// and verifies.
 ///
-/// A commit certificate proves a digest and not a chain hash. That the two belong together is not checked here: the
-/// chain hash of a decided sequence is known to whoever executed it, and whoever did not catches up first.
+/// A commit certificate proves a digest and not a chain hash. That the two belong together is not
+/// checked here: the chain hash of a decided sequence is known to whoever executed it, and whoever
+/// did not catches up first.
 fn is_proven(
     head: &ViewChangeHead,
     proof: Option<&Proof>,
@@ -150,7 +166,10 @@ fn is_proven(
     let Some(proof) = proof else { return false };
     let same = match proof {
         Proof::Commit(certificate) => certificate.sequence == head.executed,
-        Proof::Checkpoint(certificate) => (certificate.state.sequence, certificate.state.chain_hash) == (head.executed, head.chain_hash),
+        Proof::Checkpoint(certificate) => {
+            (certificate.state.sequence, certificate.state.chain_hash)
+                == (head.executed, head.chain_hash)
+        }
     };
     same && proof.verify(chain_id, validators, verifier).is_ok()
 }
@@ -158,7 +177,13 @@ fn is_proven(
 impl ViewChange {
     /// Whether its signature and everything that rides along verify.
     #[must_use]
-    pub fn verify(&self, chain_id: Hash, validators: &Validators, opening: Opening, verifier: &dyn Verifier) -> bool {
+    pub fn verify(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        opening: Opening,
+        verifier: &dyn Verifier,
+    ) -> bool {
         let Self { head, signature, proof, prepared } = self;
         head.epoch == validators.epoch
             && head.verifies(signature, chain_id, validators, verifier)
@@ -166,7 +191,15 @@ impl ViewChange {
             && match (head.prepared, prepared) {
                 (None, None) => true,
                 (Some(claim), Some(prepared)) => {
-                    claim.0 < head.view && prepared.proves(claim, head.executed, head.chain_hash, chain_id, validators, verifier)
+                    claim.0 < head.view
+                        && prepared.proves(
+                            claim,
+                            head.executed,
+                            head.chain_hash,
+                            chain_id,
+                            validators,
+                            verifier,
+                        )
                 }
                 _ => false,
             }
@@ -185,8 +218,8 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// What the heads of a quorum choose: the highest executed sequence, and of those who report it the prepared digest
-    /// of the highest view. Nothing of no heads.
+    /// What the heads of a quorum choose: the highest executed sequence, and of those who report it
+    /// the prepared digest of the highest view. Nothing of no heads.
     pub fn of<'a>(heads: impl IntoIterator<Item = &'a ViewChangeHead> + Clone) -> Option<Self> {
         let executed = heads.clone().into_iter().map(|head| head.executed).max()?;
         let highest = heads.into_iter().filter(|head| head.executed == executed);
@@ -195,15 +228,16 @@ impl Choice {
     }
 }
 
-/// A leader's proof that its view may begin. It holds all that is needed to check it: the signed heads of a quorum's
-/// VIEW-CHANGEs, and the proofs of the two claims that decide.
+/// A leader's proof that its view may begin. It holds all that is needed to check it: the signed
+/// heads of a quorum's VIEW-CHANGEs, and the proofs of the two claims that decide.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct NewView {
     /// The epoch.
     pub epoch: Epoch,
     /// The view that begins.
     pub view: View,
-    /// Heads of VIEW-CHANGEs with their signatures, in order of the nodes; the leader's own included.
+    /// Heads of VIEW-CHANGEs with their signatures, in order of the nodes; the leader's own
+    /// included.
     pub heads: Vec<(ViewChangeHead, Signature)>,
     /// What proves the highest executed sequence; nothing at the beginning of an epoch.
     pub proof: Option<Proof>,
@@ -216,7 +250,12 @@ pub struct NewView {
 impl NewView {
     /// What the leader signs.
     #[must_use]
-    pub fn signing_message(epoch: Epoch, view: View, heads: &[(ViewChangeHead, Signature)], chain_id: Hash) -> Vec<u8> {
+    pub fn signing_message(
+        epoch: Epoch,
+        view: View,
+        heads: &[(ViewChangeHead, Signature)],
+        chain_id: Hash,
+    ) -> Vec<u8> {
         let heads: Vec<&ViewChangeHead> = heads.iter().map(|(head, _)| head).collect();
         Domain { chain_id, epoch }.signing_message("creto new view v1", &(view, heads))
     }
@@ -229,38 +268,63 @@ impl NewView {
 
     /// Recomputes everything. The choice, or nothing if it is not what an honest leader sends.
     #[must_use]
-    pub fn verify(&self, chain_id: Hash, validators: &Validators, opening: Opening, verifier: &dyn Verifier) -> Option<Choice> {
+    pub fn verify(
+        &self,
+        chain_id: Hash,
+        validators: &Validators,
+        opening: Opening,
+        verifier: &dyn Verifier,
+    ) -> Option<Choice> {
         let leader = validators.leader(self.view);
         let nodes: BTreeSet<NodeId> = self.heads.iter().map(|(head, _)| head.node).collect();
-        let in_order = self.heads.windows(2).all(|pair| matches!(pair, [a, b] if a.0.node < b.0.node));
+        let in_order =
+            self.heads.windows(2).all(|pair| matches!(pair, [a, b] if a.0.node < b.0.node));
         let well_formed = self.epoch == validators.epoch
             && in_order
             && self.heads.len() == validators.quorum().q
             && nodes.contains(&leader)
-            && self.heads.iter().all(|(head, _)| (head.epoch, head.view) == (self.epoch, self.view));
+            && self
+                .heads
+                .iter()
+                .all(|(head, _)| (head.epoch, head.view) == (self.epoch, self.view));
         if !well_formed {
             return None;
         }
         let choice = self.choice()?;
-        let highest = self.heads.iter().map(|(head, _)| head).filter(|head| head.executed == choice.executed);
-        // A commit certificate does not prove a chain hash: heads that disagree about it cannot all be honest.
+        let highest =
+            self.heads.iter().map(|(head, _)| head).filter(|head| head.executed == choice.executed);
+        // A commit certificate does not prove a chain hash: heads that disagree about it cannot all
+        // be honest.
         if highest.clone().any(|head| head.chain_hash != choice.chain_hash) {
             return None;
         }
         let best = highest.clone().next()?;
         let message = Self::signing_message(self.epoch, self.view, &self.heads, chain_id);
-        let signed = validators.member(leader).is_some_and(|leader| verifier.verify(&leader.key, &message, &self.signature));
+        let signed = validators
+            .member(leader)
+            .is_some_and(|leader| verifier.verify(&leader.key, &message, &self.signature));
         let prepared = || match (choice.prepared, &self.prepared) {
             (None, None) => true,
             (Some(claim), Some(prepared)) => {
-                claim.0 < self.view && prepared.proves(claim, choice.executed, choice.chain_hash, chain_id, validators, verifier)
+                claim.0 < self.view
+                    && prepared.proves(
+                        claim,
+                        choice.executed,
+                        choice.chain_hash,
+                        chain_id,
+                        validators,
+                        verifier,
+                    )
             }
             _ => false,
         };
         let valid = signed
             && prepared()
             && is_proven(best, self.proof.as_ref(), opening, chain_id, validators, verifier)
-            && self.heads.iter().all(|(head, signature)| head.verifies(signature, chain_id, validators, verifier));
+            && self
+                .heads
+                .iter()
+                .all(|(head, signature)| head.verifies(signature, chain_id, validators, verifier));
         valid.then_some(choice)
     }
 }

@@ -1,5 +1,5 @@
-//! The one canonical encoding, borsh: for disk, wire and hashing. Decoding is strict: it refuses what is left over,
-//! and no length is believed before the bytes are there.
+//! The one canonical encoding, borsh: for disk, wire and hashing. Decoding is strict: it refuses
+//! what is left over, and no length is believed before the bytes are there.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
@@ -28,5 +28,8 @@ pub fn encode(value: &impl BorshSerialize) -> Vec<u8> {
 /// # Errors
 /// When the bytes are cut short, left over, or not canonical.
 pub fn decode<T: BorshDeserialize>(bytes: &[u8]) -> Result<T, DecodeError> {
-    T::try_from_slice(bytes).map_err(|error| DecodeError { what: std::any::type_name::<T>(), reason: error.to_string() })
+    T::try_from_slice(bytes).map_err(|error| DecodeError {
+        what: std::any::type_name::<T>(),
+        reason: error.to_string(),
+    })
 }

@@ -1,19 +1,26 @@
-//! What ten hostile members of thirty-one, and clients that flood, can make one honest node hold: every bound of
-//! [`Sizes`](cretoai_consensus::engine::Sizes), and its live heap.
+//! What ten hostile members of thirty-one, and clients that flood, can make one honest node hold:
+//! every bound of [`Sizes`](cretoai_consensus::engine::Sizes), and its live heap.
 //!
-//! The heap is that of the whole process less what it was before the engine: all that a test builds is dropped before it is
-//! looked at. One test at a time.
+//! The heap is that of the whole process less what it was before the engine: all that a test builds
+//! is dropped before it is looked at. One test at a time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
 
-use common::{Check, Key, ballot, certificate, checkpoint, forged, genesis, hash, signed_head, tip, vote_by};
+use common::{
+    Check, Key, ballot, certificate, checkpoint, forged, genesis, hash, signed_head, tip, vote_by,
+};
 use cretoai_consensus::{
-    Certificate, Change, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Engine, Epoch, Evidence, Hash, Height, Item,
-    MAX_BODY, MAX_FRAME, MAX_ITEMS, MAX_PAYLOADS, MAX_RECORDS, Message, NewView, NodeId, Parameters, Payload, Phase, Prepared, Proof,
-    Proposal, Reconfig, Record, Sequence, SignedReconfig, Status, Tip, Validators, View, ViewChange, ViewChangeHead, encode,
-    engine::{Config, Input, Limits, MAX_ADVANCE, Now, Recovered, Remembered, Role, Sizes, Timing, Turn, ViolationKind},
+    Certificate, Change, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Engine,
+    Epoch, Evidence, Hash, Height, Item, MAX_BODY, MAX_FRAME, MAX_ITEMS, MAX_PAYLOADS, MAX_RECORDS,
+    Message, NewView, NodeId, Parameters, Payload, Phase, Prepared, Proof, Proposal, Reconfig,
+    Record, Sequence, SignedReconfig, Status, Tip, Validators, View, ViewChange, ViewChangeHead,
+    encode,
+    engine::{
+        Config, Input, Limits, MAX_ADVANCE, Now, Recovered, Remembered, Role, Sizes, Timing, Turn,
+        ViolationKind,
+    },
 };
 use peak_alloc::PeakAlloc;
 use std::{
@@ -67,7 +74,8 @@ impl Target {
         };
         let engine = Engine::new(config, recovered);
         let now = Duration::from_secs(1);
-        let mut target = Self { engine, now, chain_id, validators, before, pending: 0, equivocations: 0 };
+        let mut target =
+            Self { engine, now, chain_id, validators, before, pending: 0, equivocations: 0 };
         for honest in ATTACKERS.end..OWN {
             target.send(honest, Message::Recalled(Box::default()));
         }
@@ -105,7 +113,10 @@ impl Target {
         let now = self.at();
         let Turn { violations, diverged, .. } = self.engine.end_turn(now);
         assert_eq!(diverged, None);
-        self.equivocations += violations.iter().filter(|violation| violation.kind == ViolationKind::Equivocation).count();
+        self.equivocations += violations
+            .iter()
+            .filter(|violation| violation.kind == ViolationKind::Equivocation)
+            .count();
         assert_within_bounds(self.engine.sizes());
     }
 
@@ -116,12 +127,32 @@ impl Target {
 
     fn report(&mut self, attack: &str) -> usize {
         self.turn();
-        println!("{attack:<60} {:>7.1} MiB  {:?}", self.heap() as f64 / MIB as f64, self.engine.sizes());
+        println!(
+            "{attack:<60} {:>7.1} MiB  {:?}",
+            self.heap() as f64 / MIB as f64,
+            self.engine.sizes()
+        );
         self.heap()
     }
 
-    fn after(&self, author: u32, previous: Tip, stamp: u64, payloads: Vec<Payload>, items: Vec<Item>) -> CheckedVertex {
-        CheckedVertex::seal(&self.domain(), &Key::member(author), NodeId(author), previous, Vec::new(), stamp, payloads, items)
+    fn after(
+        &self,
+        author: u32,
+        previous: Tip,
+        stamp: u64,
+        payloads: Vec<Payload>,
+        items: Vec<Item>,
+    ) -> CheckedVertex {
+        CheckedVertex::seal(
+            &self.domain(),
+            &Key::member(author),
+            NodeId(author),
+            previous,
+            Vec::new(),
+            stamp,
+            payloads,
+            items,
+        )
     }
 
     /// A lane of `count` vertices by each attacker.
@@ -138,7 +169,10 @@ impl Target {
         }
         self.turn();
         let taken = self.engine.sizes().undecided_vertices - before;
-        assert!(taken >= 16 * ATTACKERS.len(), "what was refused tests no bound: {taken} were taken");
+        assert!(
+            taken >= 16 * ATTACKERS.len(),
+            "what was refused tests no bound: {taken} were taken"
+        );
     }
 }
 
@@ -170,7 +204,9 @@ fn tiny_payloads() -> (Vec<Payload>, Vec<Item>) {
 
 /// Items that fill the body: a name of an order, and evidence.
 fn large_items() -> (Vec<Payload>, Vec<Item>) {
-    let vote = |digest: &str| vote_by(&Key::member(0), Hash::ZERO, ballot(0, Phase::Prepare, 0, 1, hash(digest), 0));
+    let vote = |digest: &str| {
+        vote_by(&Key::member(0), Hash::ZERO, ballot(0, Phase::Prepare, 0, 1, hash(digest), 0))
+    };
     let small = Item::Evidence(Box::new(Evidence::Votes(vote("a"), vote("b"))));
     let change = Change::Add { name: "x".repeat(MAX_BODY - 64 * 1024), key: Key::member(0).0 };
     let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: u64::MAX, change, ready: None };
@@ -195,12 +231,16 @@ fn bounded_in(mut target: Target, attack: &str, flood: impl FnOnce(&mut Target))
 
 #[test]
 fn lanes_of_large_payloads() {
-    bounded("lanes of full vertices, two payloads each", |target| target.lanes(300, large_payloads));
+    bounded("lanes of full vertices, two payloads each", |target| {
+        target.lanes(300, large_payloads)
+    });
 }
 
 #[test]
 fn lanes_of_tiny_payloads() {
-    bounded("lanes of as many payloads of one byte as may be", |target| target.lanes(300, tiny_payloads));
+    bounded("lanes of as many payloads of one byte as may be", |target| {
+        target.lanes(300, tiny_payloads)
+    });
 }
 
 #[test]
@@ -217,13 +257,15 @@ fn vertices_without_parents() {
                 let vertex = target.after(author, parent, 0, large_payloads().0, Vec::new());
                 target.send_frame(author, Message::Vertex(Arc::new(vertex.vertex().clone())));
             }
-            let highest = target.after(author, tip(u64::MAX - 1, hash("missing")), 0, Vec::new(), Vec::new());
+            let highest =
+                target.after(author, tip(u64::MAX - 1, hash("missing")), 0, Vec::new(), Vec::new());
             target.send_frame(author, Message::Vertex(Arc::new(highest.vertex().clone())));
         }
     });
 }
 
-/// Every slot of every hostile lane is forked, and the hostile leader of each view names tips of the branches.
+/// Every slot of every hostile lane is forked, and the hostile leader of each view names tips of
+/// the branches.
 #[test]
 fn forks_that_a_hostile_leader_names() {
     bounded("forks of every slot, named by hostile leaders", |target| {
@@ -233,8 +275,15 @@ fn forks_that_a_hostile_leader_names() {
                     .map(|branch| {
                         let mut lane: Vec<CheckedVertex> = Vec::new();
                         for _ in 0..MAX_ADVANCE {
-                            let previous = lane.last().map_or_else(Tip::default, CheckedVertex::tip);
-                            lane.push(target.after(author, previous, branch, vec![common::payload(branch as u8, 32 * 1024)], Vec::new()));
+                            let previous =
+                                lane.last().map_or_else(Tip::default, CheckedVertex::tip);
+                            lane.push(target.after(
+                                author,
+                                previous,
+                                branch,
+                                vec![common::payload(branch as u8, 32 * 1024)],
+                                Vec::new(),
+                            ));
                         }
                         lane
                     })
@@ -247,25 +296,41 @@ fn forks_that_a_hostile_leader_names() {
                 cut[author] = lanes[5 - view].last().unwrap().tip();
             }
             let (prev, origin_view) = (target.chain_id, View(view as u64));
-            let proposal = |time_ms| Proposal { sequence: Sequence(1), prev, time_ms, origin_view, cut: cut.clone() };
+            let proposal = |time_ms| Proposal {
+                sequence: Sequence(1),
+                prev,
+                time_ms,
+                origin_view,
+                cut: cut.clone(),
+            };
             for time_ms in [common::CREATED_MS + 1_500, common::CREATED_MS + 1_501] {
                 let proposal = proposal(time_ms);
                 let digest = proposal.digest(&target.domain());
                 let leader = view as u32;
-                let vote = vote_by(&Key::member(leader), target.chain_id, ballot(0, Phase::PrePrepare, view as u64, 1, digest, leader));
+                let vote = vote_by(
+                    &Key::member(leader),
+                    target.chain_id,
+                    ballot(0, Phase::PrePrepare, view as u64, 1, digest, leader),
+                );
                 target.send_frame(leader, Message::PrePrepare { proposal, vote });
             }
             // Each branch from the top down, less what it stands on: none of it can be taken yet.
             for (author, lanes) in branches.iter().enumerate() {
                 for vertex in lanes.iter().flat_map(|lane| lane.iter().skip(1).rev()) {
-                    target.send_frame(author as u32, Message::Fetched(Arc::new(vertex.vertex().clone())));
+                    target.send_frame(
+                        author as u32,
+                        Message::Fetched(Arc::new(vertex.vertex().clone())),
+                    );
                 }
             }
             target.turn();
             println!("view {view}: candidates are held, {:?}", target.engine.sizes());
             for (author, lanes) in branches.iter().enumerate() {
                 for vertex in lanes.iter().filter_map(|lane| lane.first()) {
-                    target.send_frame(author as u32, Message::Fetched(Arc::new(vertex.vertex().clone())));
+                    target.send_frame(
+                        author as u32,
+                        Message::Fetched(Arc::new(vertex.vertex().clone())),
+                    );
                 }
             }
             target.turn();
@@ -302,7 +367,10 @@ fn status(target: &Target, view: View, want: View) -> Status {
 
 /// Fills a certificate with as many votes as a frame holds.
 fn stuffed(certificate: Certificate, votes: usize) -> Certificate {
-    Certificate { votes: (0..votes as u32).map(|voter| (NodeId(voter), forged())).collect(), ..certificate }
+    Certificate {
+        votes: (0..votes as u32).map(|voter| (NodeId(voter), forged())).collect(),
+        ..certificate
+    }
 }
 
 #[test]
@@ -321,13 +389,17 @@ fn small_talk(target: &mut Target, rounds: u64) {
         for round in 0..rounds {
             let digest = hash(&format!("{attacker} {round}"));
             // Votes of many views and sequences, and two for each place.
-            for (view, sequence) in [(0, 1), (0, 2), (0, 3 + round), (round, 1), (u64::MAX, u64::MAX), (0, u64::MAX)] {
+            for (view, sequence) in
+                [(0, 1), (0, 2), (0, 3 + round), (round, 1), (u64::MAX, u64::MAX), (0, u64::MAX)]
+            {
                 for phase in [Phase::PrePrepare, Phase::Prepare, Phase::Commit] {
-                    let vote = vote_by(&key, chain_id, ballot(0, phase, view, sequence, digest, attacker));
+                    let vote =
+                        vote_by(&key, chain_id, ballot(0, phase, view, sequence, digest, attacker));
                     target.send_frame(attacker, Message::Vote(vote));
                 }
             }
-            // VIEW-CHANGEs for views that the target leads, with certificates as large as a frame holds.
+            // VIEW-CHANGEs for views that the target leads, with certificates as large as a frame
+            // holds.
             let view = View(u64::from(OWN) + u64::from(N) * round);
             let head = ViewChangeHead {
                 epoch: Epoch(0),
@@ -338,13 +410,34 @@ fn small_talk(target: &mut Target, rounds: u64) {
                 prepared: Some((View(0), digest)),
             };
             let (head, signature) = signed_head(chain_id, head);
-            let small = certificate(chain_id, &validators, Phase::Prepare, 0, round + 1, digest, &[attacker]);
-            let proposal =
-                Proposal { sequence: Sequence(1), prev: digest, time_ms: 0, origin_view: View(0), cut: vec![tip(1, digest); 600] };
-            let prepared = Prepared { certificate: stuffed(small.clone(), 40), proposal: proposal.clone() };
-            let proof = Some(Proof::Commit(stuffed(Certificate { phase: Phase::Commit, ..small.clone() }, 40)));
-            let change =
-                ViewChange { head: head.clone(), signature: signature.clone(), proof: proof.clone(), prepared: Some(prepared.clone()) };
+            let small = certificate(
+                chain_id,
+                &validators,
+                Phase::Prepare,
+                0,
+                round + 1,
+                digest,
+                &[attacker],
+            );
+            let proposal = Proposal {
+                sequence: Sequence(1),
+                prev: digest,
+                time_ms: 0,
+                origin_view: View(0),
+                cut: vec![tip(1, digest); 600],
+            };
+            let prepared =
+                Prepared { certificate: stuffed(small.clone(), 40), proposal: proposal.clone() };
+            let proof = Some(Proof::Commit(stuffed(
+                Certificate { phase: Phase::Commit, ..small.clone() },
+                40,
+            )));
+            let change = ViewChange {
+                head: head.clone(),
+                signature: signature.clone(),
+                proof: proof.clone(),
+                prepared: Some(prepared.clone()),
+            };
             target.send_frame(attacker, Message::ViewChange(Arc::new(change)));
             let new_view = NewView {
                 epoch: Epoch(0),
@@ -364,9 +457,13 @@ fn small_talk(target: &mut Target, rounds: u64) {
                 root: digest,
                 successor: None,
             };
-            target.send_frame(attacker, Message::Checkpoint(checkpoint(chain_id, &state, attacker)));
+            target
+                .send_frame(attacker, Message::Checkpoint(checkpoint(chain_id, &state, attacker)));
             let signatures = (0..90).map(|node| (NodeId(node), forged())).collect();
-            target.send_frame(attacker, Message::Stable(Arc::new(CheckpointCertificate { state, signatures })));
+            target.send_frame(
+                attacker,
+                Message::Stable(Arc::new(CheckpointCertificate { state, signatures })),
+            );
             // Statuses that want, have and hold everything; of members, strangers and other epochs.
             let mut extreme = status(target, View(round), View(u64::MAX));
             extreme.executed = Sequence(u64::MAX - round);
@@ -374,24 +471,46 @@ fn small_talk(target: &mut Target, rounds: u64) {
             extreme.clock_ms = u64::MAX;
             extreme.acknowledged = vec![tip(u64::MAX, digest); N as usize];
             target.send_frame(attacker, Message::Status(extreme.clone()));
-            target.send_frame(attacker, Message::Acknowledge { epoch: Epoch(0), tips: extreme.acknowledged.clone() });
-            target.send_frame(attacker, Message::Acknowledge { epoch: Epoch(0), tips: vec![tip(1, digest); 10_000] });
+            target.send_frame(
+                attacker,
+                Message::Acknowledge { epoch: Epoch(0), tips: extreme.acknowledged.clone() },
+            );
+            target.send_frame(
+                attacker,
+                Message::Acknowledge { epoch: Epoch(0), tips: vec![tip(1, digest); 10_000] },
+            );
             for epoch in [1, u64::MAX] {
                 let status = Status { epoch: Epoch(epoch), ..extreme.clone() };
                 target.send_frame(1_000 + attacker * 1_000 + round as u32, Message::Status(status));
             }
             // Proposals that only a leader may make, and records without a proof.
-            let vote = vote_by(&key, chain_id, ballot(0, Phase::PrePrepare, 0, 1, proposal.digest(&target.domain()), attacker));
+            let vote = vote_by(
+                &key,
+                chain_id,
+                ballot(0, Phase::PrePrepare, 0, 1, proposal.digest(&target.domain()), attacker),
+            );
             target.send_frame(attacker, Message::PrePrepare { proposal: proposal.clone(), vote });
             let record = |sequence| Record {
-                proposal: Proposal { sequence: Sequence(sequence), cut: vec![Tip::default(); N as usize], ..proposal.clone() },
+                proposal: Proposal {
+                    sequence: Sequence(sequence),
+                    cut: vec![Tip::default(); N as usize],
+                    ..proposal.clone()
+                },
                 vertices: vec![digest; 200],
             };
             let records: Vec<Record> = (1..40).map(record).collect();
-            target.send_frame(attacker, Message::Records { epoch: Epoch(0), records, proof: Proof::Commit(stuffed(small, 20)) });
+            target.send_frame(
+                attacker,
+                Message::Records {
+                    epoch: Epoch(0),
+                    records,
+                    proof: Proof::Commit(stuffed(small, 20)),
+                },
+            );
             let (author, above, up_to) = (NodeId(attacker), Height(0), Height(u64::MAX));
             target.send_frame(attacker, Message::FetchLane { author, above, up_to });
-            target.send_frame(attacker, Message::FetchRecords { epoch: Epoch(0), from: Sequence(0) });
+            target
+                .send_frame(attacker, Message::FetchRecords { epoch: Epoch(0), from: Sequence(0) });
             target.send_frame(attacker, Message::Recall);
             target.send_frame(attacker, Message::Recalled(Box::default()));
         }

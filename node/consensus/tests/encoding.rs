@@ -1,5 +1,5 @@
-//! The canonical encoding: every object reads back what it wrote, nothing else reads, damage never panics, and the ids
-//! of fixed objects never change by accident.
+//! The canonical encoding: every object reads back what it wrote, nothing else reads, damage never
+//! panics, and the ids of fixed objects never change by accident.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -8,11 +8,13 @@ mod common;
 use borsh::{BorshDeserialize, BorshSerialize};
 use common::{Check, Key, checkpoint, hash, payload, signed_head, vote_by};
 use cretoai_consensus::{
-    Ballot, Certificate, CertificateError, ChainState, Change, CheckedVertex, CheckpointCertificate, CheckpointState, Domain, Epoch,
-    Evidence, FaultModel, Genesis, Hash, Height, Item, Link, MAX_ITEMS, MAX_PAYLOAD_DATA, Message, NewView, NodeId, Offence, OffenceKind,
-    Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Ready, Recalled, Reconfig, Record, Sequence, SignedGenesis,
-    SignedHeader, SignedReconfig, Signer, Status, Tip, Validators, Vertex, VertexError, View, ViewChange, ViewChangeHead, Vote, decode,
-    encode, engine::Mark,
+    Ballot, Certificate, CertificateError, ChainState, Change, CheckedVertex,
+    CheckpointCertificate, CheckpointState, Domain, Epoch, Evidence, FaultModel, Genesis, Hash,
+    Height, Item, Link, MAX_ITEMS, MAX_PAYLOAD_DATA, Message, NewView, NodeId, Offence,
+    OffenceKind, Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Ready, Recalled,
+    Reconfig, Record, Sequence, SignedGenesis, SignedHeader, SignedReconfig, Signer, Status, Tip,
+    Validators, Vertex, VertexError, View, ViewChange, ViewChangeHead, Vote, decode, encode,
+    engine::Mark,
 };
 use proptest::prelude::*;
 use std::{fmt::Debug, sync::Arc};
@@ -35,7 +37,16 @@ fn vertex_with(items: Vec<Item>) -> CheckedVertex {
     let previous = Tip { height: Height(6), id: hash("parent") };
     let link = Link { author: NodeId(2), tip: Tip { height: Height(4), id: hash("link") } };
     let payloads = vec![payload(1, 3), payload(2, 3)];
-    CheckedVertex::seal(&domain(), &Key::member(1), NodeId(1), previous, vec![link], 1_790_000_000_000, payloads, items)
+    CheckedVertex::seal(
+        &domain(),
+        &Key::member(1),
+        NodeId(1),
+        previous,
+        vec![link],
+        1_790_000_000_000,
+        payloads,
+        items,
+    )
 }
 
 fn vertex() -> CheckedVertex {
@@ -48,7 +59,12 @@ fn proposal() -> Proposal {
         prev: hash("prev"),
         time_ms: 1_790_000_000_001,
         origin_view: View(0),
-        cut: vec![Tip::default(), vertex().tip(), Tip::default(), Tip { height: Height(3), id: hash("tip") }],
+        cut: vec![
+            Tip::default(),
+            vertex().tip(),
+            Tip::default(),
+            Tip { height: Height(3), id: hash("tip") },
+        ],
     }
 }
 
@@ -61,7 +77,14 @@ fn record() -> Record {
 }
 
 fn vote(phase: Phase, voter: u32, digest: Hash) -> Vote {
-    let ballot = Ballot { epoch: Epoch(0), phase, view: View(0), sequence: Sequence(9), digest, voter: NodeId(voter) };
+    let ballot = Ballot {
+        epoch: Epoch(0),
+        phase,
+        view: View(0),
+        sequence: Sequence(9),
+        digest,
+        voter: NodeId(voter),
+    };
     vote_by(&Key::member(voter), domain().chain_id, ballot)
 }
 
@@ -119,12 +142,20 @@ fn new_view() -> NewView {
 }
 
 fn signed_header(stamp: u64) -> SignedHeader {
-    let vertex = common::vertex(&domain(), 1, &Key::member(1), Tip { height: Height(6), id: hash("parent") }, stamp, Vec::new());
+    let vertex = common::vertex(
+        &domain(),
+        1,
+        &Key::member(1),
+        Tip { height: Height(6), id: hash("parent") },
+        stamp,
+        Vec::new(),
+    );
     SignedHeader { header: vertex.header().clone(), signature: vertex.vertex().signature.clone() }
 }
 
 fn evidence() -> Vec<Evidence> {
-    let (head, signature) = signed_head(domain().chain_id, ViewChangeHead { prepared: None, ..head(1) });
+    let (head, signature) =
+        signed_head(domain().chain_id, ViewChangeHead { prepared: None, ..head(1) });
     vec![
         Evidence::Fork(Box::new(signed_header(1)), Box::new(signed_header(2))),
         Evidence::Votes(vote(Phase::Prepare, 1, digest()), vote(Phase::Prepare, 1, hash("other"))),
@@ -162,13 +193,27 @@ fn order(change: Change) -> SignedReconfig {
 
 fn items() -> Vec<Item> {
     let orders = changes().into_iter().map(|change| Item::Reconfig(Box::new(order(change))));
-    evidence().into_iter().map(|evidence| Item::Evidence(Box::new(evidence))).chain(orders).collect()
+    evidence()
+        .into_iter()
+        .map(|evidence| Item::Evidence(Box::new(evidence)))
+        .chain(orders)
+        .collect()
 }
 
 fn chain_state() -> ChainState {
     let mut state = ChainState::at_genesis(&genesis());
-    state.executed(&validators(), Sequence(64), View(2), hash("chain hash"), 1_790_000_000_001, proposal().cut);
-    state.add_outcomes(&vertex(), &[Outcome::Executed, Outcome::Duplicate { executed_at: Sequence(3) }]);
+    state.executed(
+        &validators(),
+        Sequence(64),
+        View(2),
+        hash("chain hash"),
+        1_790_000_000_001,
+        proposal().cut,
+    );
+    state.add_outcomes(
+        &vertex(),
+        &[Outcome::Executed, Outcome::Duplicate { executed_at: Sequence(3) }],
+    );
     state.bans = vec![NodeId(3)];
     state.conduct[3].offences = evidence().iter().filter_map(Evidence::offence).collect();
     state.successor = Some(hash("successor"));
@@ -208,7 +253,11 @@ fn messages() -> Vec<Message> {
         Message::Checkpoint(checkpoint(domain().chain_id, &state(), 1)),
         Message::Stable(Arc::new(stable())),
         Message::FetchRecords { epoch: Epoch(0), from: Sequence(3) },
-        Message::Records { epoch: Epoch(0), records: vec![record()], proof: Proof::Commit(certificate(Phase::Commit, &[0, 1, 2])) },
+        Message::Records {
+            epoch: Epoch(0),
+            records: vec![record()],
+            proof: Proof::Commit(certificate(Phase::Commit, &[0, 1, 2])),
+        },
         Message::FetchLane { author: NodeId(1), above: Height(2), up_to: Height(9) },
         Message::Fetched(vertex),
         Message::Recall,
@@ -218,7 +267,8 @@ fn messages() -> Vec<Message> {
 
 // ---- round trips and damage
 
-/// Reads back, and refuses every truncation, anything left over, and (or as another value) every flipped byte.
+/// Reads back, and refuses every truncation, anything left over, and (or as another value) every
+/// flipped byte.
 fn is_strict<T: BorshSerialize + BorshDeserialize + PartialEq + Debug>(value: &T) {
     let bytes = encode(value);
     assert_eq!(decode::<T>(&bytes).as_ref(), Ok(value));
@@ -249,7 +299,10 @@ fn every_object_has_one_strict_encoding() {
     is_strict(&record());
     is_strict(&certificate(Phase::Prepare, &[0, 1, 3]));
     is_strict(&payload(1, 3));
-    is_strict(&SignedGenesis { signature: Key::admin().sign(&genesis().signing_message()), genesis: genesis() });
+    is_strict(&SignedGenesis {
+        signature: Key::admin().sign(&genesis().signing_message()),
+        genesis: genesis(),
+    });
     for fault_model in [FaultModel::Byzantine, FaultModel::Crash] {
         is_strict(&Validators { fault_model, ..validators() });
     }
@@ -258,15 +311,29 @@ fn every_object_has_one_strict_encoding() {
     is_strict(&ViewChange { proof: None, prepared: None, ..view_change() });
     is_strict(&prepared());
     is_strict(&Recalled::default());
-    for kind in [OffenceKind::Fork(Height(7)), OffenceKind::Votes(true, View(1), Sequence(2)), OffenceKind::Concealed(View(1), Sequence(2))]
-    {
+    for kind in [
+        OffenceKind::Fork(Height(7)),
+        OffenceKind::Votes(true, View(1), Sequence(2)),
+        OffenceKind::Concealed(View(1), Sequence(2)),
+    ] {
         is_strict(&Offence { epoch: Epoch(1), accused: NodeId(2), kind });
     }
     let vote = Some((View(3), Sequence(9), Phase::PrePrepare));
-    is_strict(&Mark { epoch: Epoch(1), view: View(3), vote, height: Height(4), checkpoint: Sequence(8) });
+    is_strict(&Mark {
+        epoch: Epoch(1),
+        view: View(3),
+        vote,
+        height: Height(4),
+        checkpoint: Sequence(8),
+    });
     is_strict(&Mark::default());
-    for outcome in [Outcome::Executed, Outcome::Duplicate { executed_at: Sequence(3) }, Outcome::Expired, Outcome::Early, Outcome::Crowded]
-    {
+    for outcome in [
+        Outcome::Executed,
+        Outcome::Duplicate { executed_at: Sequence(3) },
+        Outcome::Expired,
+        Outcome::Early,
+        Outcome::Crowded,
+    ] {
         is_strict(&outcome);
     }
 }
@@ -346,20 +413,33 @@ fn the_ids_of_fixed_objects_never_change() {
         ("vertex signature".into(), message(&vertex().header().signing_message(&domain()))),
         ("proposal".into(), digest()),
         ("record".into(), record().chain_hash(&domain())),
-        ("ballot".into(), message(&vote(Phase::Commit, 1, Hash::ZERO).ballot.signing_message(chain_id))),
+        (
+            "ballot".into(),
+            message(&vote(Phase::Commit, 1, Hash::ZERO).ballot.signing_message(chain_id)),
+        ),
         ("possession".into(), message(&Genesis::possession_message("uid", "m-1"))),
         ("validators".into(), validators().hash()),
         ("state root".into(), chain_state().root(&validators())),
         ("checkpoint".into(), message(&state().signing_message(chain_id))),
         ("view change".into(), message(&head(1).signing_message(chain_id))),
-        ("new view".into(), message(&NewView::signing_message(Epoch(0), View(1), &new_view().heads, chain_id))),
+        (
+            "new view".into(),
+            message(&NewView::signing_message(Epoch(0), View(1), &new_view().heads, chain_id)),
+        ),
         ("reconfig".into(), message(&reconfig(changes().remove(0)).signing_message(chain_id))),
         ("new key".into(), message(&reconfig(changes().remove(0)).possession_message(chain_id))),
     ];
     // The cheap signatures are not randomised: whole encodings are fixed, too.
     let encoded = |name: String, bytes: Vec<u8>| (name, Hash::of_bytes(&bytes));
-    ids.extend(items().iter().enumerate().map(|(i, item)| encoded(format!("item {i}"), encode(item))));
-    ids.extend(messages().iter().enumerate().map(|(i, sent)| encoded(format!("message {i}"), encode(sent))));
+    ids.extend(
+        items().iter().enumerate().map(|(i, item)| encoded(format!("item {i}"), encode(item))),
+    );
+    ids.extend(
+        messages()
+            .iter()
+            .enumerate()
+            .map(|(i, sent)| encoded(format!("message {i}"), encode(sent))),
+    );
     let text: Vec<String> = ids.iter().map(|(name, id)| format!("{name} {id}")).collect();
     assert_eq!(text.join("\n"), include_str!("golden_ids.txt").trim_end());
 }
@@ -367,10 +447,14 @@ fn the_ids_of_fixed_objects_never_change() {
 #[test]
 fn every_id_is_bound_to_its_chain_and_all_but_the_payload_to_its_epoch() {
     let here = domain();
-    let elsewhere = [Domain { chain_id: hash("another"), ..here }, Domain { epoch: Epoch(1), ..here }];
+    let elsewhere =
+        [Domain { chain_id: hash("another"), ..here }, Domain { epoch: Epoch(1), ..here }];
     for other in elsewhere {
         assert_ne!(vertex().header().id(&here), vertex().header().id(&other));
-        assert_ne!(vertex().header().signing_message(&here), vertex().header().signing_message(&other));
+        assert_ne!(
+            vertex().header().signing_message(&here),
+            vertex().header().signing_message(&other)
+        );
         assert_ne!(proposal().digest(&here), proposal().digest(&other));
         assert_ne!(record().chain_hash(&here), record().chain_hash(&other));
         let same_chain = here.chain_id == other.chain_id;
@@ -379,10 +463,16 @@ fn every_id_is_bound_to_its_chain_and_all_but_the_payload_to_its_epoch() {
     let other = hash("another");
     let ballot = vote(Phase::Commit, 1, Hash::ZERO).ballot;
     assert_ne!(ballot.signing_message(here.chain_id), ballot.signing_message(other));
-    assert_ne!(ballot.signing_message(here.chain_id), Ballot { epoch: Epoch(1), ..ballot }.signing_message(here.chain_id));
+    assert_ne!(
+        ballot.signing_message(here.chain_id),
+        Ballot { epoch: Epoch(1), ..ballot }.signing_message(here.chain_id)
+    );
     assert_ne!(state().signing_message(here.chain_id), state().signing_message(other));
     assert_ne!(head(1).signing_message(here.chain_id), head(1).signing_message(other));
-    assert_ne!(reconfig(changes().remove(0)).signing_message(here.chain_id), reconfig(changes().remove(0)).signing_message(other));
+    assert_ne!(
+        reconfig(changes().remove(0)).signing_message(here.chain_id),
+        reconfig(changes().remove(0)).signing_message(other)
+    );
 }
 
 // ---- what certificates and vertices must not pass
@@ -395,14 +485,27 @@ fn a_certificate_needs_a_quorum_of_distinct_members_in_order_with_valid_signatur
     assert_eq!(verify(&certificate(Phase::Commit, &[0, 1, 2, 3])), Ok(()));
     assert_eq!(verify(&certificate(Phase::Prepare, &[0, 2, 3])), Ok(()));
     for voters in [&[][..], &[0, 1], &[0, 1, 1], &[1, 0, 2], &[0, 1, 1, 2]] {
-        assert_eq!(verify(&certificate(Phase::Commit, voters)), Err(CertificateError::Voters), "{voters:?}");
+        assert_eq!(
+            verify(&certificate(Phase::Commit, voters)),
+            Err(CertificateError::Voters),
+            "{voters:?}"
+        );
     }
-    assert_eq!(verify(&certificate(Phase::Commit, &[0, 1, 4])), Err(CertificateError::Voters), "4 is no member");
+    assert_eq!(
+        verify(&certificate(Phase::Commit, &[0, 1, 4])),
+        Err(CertificateError::Voters),
+        "4 is no member"
+    );
     assert_eq!(verify(&certificate(Phase::Prepare, &[1, 2, 3])), Err(CertificateError::Leader));
-    assert_eq!(verify(&Certificate { phase: Phase::PrePrepare, ..certificate(Phase::Commit, &[0, 1, 2]) }), Err(CertificateError::Voters));
+    assert_eq!(
+        verify(&Certificate { phase: Phase::PrePrepare, ..certificate(Phase::Commit, &[0, 1, 2]) }),
+        Err(CertificateError::Voters)
+    );
 
     let good = certificate(Phase::Commit, &[0, 1, 2]);
-    let signature = |c: Certificate| assert!(matches!(verify(&c), Err(CertificateError::Signature(_))), "{c:?}");
+    let signature = |c: Certificate| {
+        assert!(matches!(verify(&c), Err(CertificateError::Signature(_))), "{c:?}")
+    };
     signature(Certificate { view: View(1), ..good.clone() });
     signature(Certificate { sequence: Sequence(8), ..good.clone() });
     signature(Certificate { digest: Hash::ZERO, ..good.clone() });
@@ -413,16 +516,27 @@ fn a_certificate_needs_a_quorum_of_distinct_members_in_order_with_valid_signatur
     signature(Certificate { phase: Phase::Commit, ..certificate(Phase::Prepare, &[0, 1, 2]) });
     signature(Certificate { phase: Phase::Prepare, ..good.clone() });
     assert!(good.verify(hash("another"), &validators(), &Check).is_err(), "another chain");
-    assert_eq!(good.verify(domain().chain_id, &Validators { epoch: Epoch(1), ..validators() }, &Check), Err(CertificateError::Epoch));
+    assert_eq!(
+        good.verify(domain().chain_id, &Validators { epoch: Epoch(1), ..validators() }, &Check),
+        Err(CertificateError::Epoch)
+    );
     let relabelled = Certificate { epoch: Epoch(1), ..good };
     let next = Validators { epoch: Epoch(1), ..validators() };
-    assert!(matches!(relabelled.verify(domain().chain_id, &next, &Check), Err(CertificateError::Signature(_))));
+    assert!(matches!(
+        relabelled.verify(domain().chain_id, &next, &Check),
+        Err(CertificateError::Signature(_))
+    ));
 }
 
 #[test]
 fn a_malformed_vertex_is_refused_by_name() {
     let validators = validators();
-    let check = |v: Vertex| CheckedVertex::check(v, &domain(), &Check, |author| validators.member(author).map(|m| &m.key)).map(|_| ());
+    let check = |v: Vertex| {
+        CheckedVertex::check(v, &domain(), &Check, |author| {
+            validators.member(author).map(|m| &m.key)
+        })
+        .map(|_| ())
+    };
     let good = vertex().vertex().clone();
     assert_eq!(check(good.clone()), Ok(()));
     let with = |change: &dyn Fn(&mut Vertex)| {
@@ -433,22 +547,47 @@ fn a_malformed_vertex_is_refused_by_name() {
     assert_eq!(with(&|v| v.header.epoch = Epoch(1)), Err(VertexError::Header));
     assert_eq!(with(&|v| v.header.author = NodeId(9)), Err(VertexError::Header));
     assert_eq!(with(&|v| v.header.height = Height(0)), Err(VertexError::Header));
-    assert_eq!(with(&|v| v.header.links[0].author = NodeId(1)), Err(VertexError::Header), "a link to its own lane");
-    assert_eq!(with(&|v| v.header.links.push(v.header.links[0])), Err(VertexError::Header), "two links to a lane");
+    assert_eq!(
+        with(&|v| v.header.links[0].author = NodeId(1)),
+        Err(VertexError::Header),
+        "a link to its own lane"
+    );
+    assert_eq!(
+        with(&|v| v.header.links.push(v.header.links[0])),
+        Err(VertexError::Header),
+        "two links to a lane"
+    );
     assert_eq!(with(&|v| v.header.payload_bytes += 1), Err(VertexError::Body));
     assert_eq!(with(&|v| v.payloads[0].data.clear()), Err(VertexError::Body));
-    assert_eq!(with(&|v| v.payloads[0].data = vec![0; MAX_PAYLOAD_DATA + 1]), Err(VertexError::Body));
-    assert_eq!(with(&|v| v.items = items().into_iter().take(MAX_ITEMS + 1).collect()), Err(VertexError::Body));
+    assert_eq!(
+        with(&|v| v.payloads[0].data = vec![0; MAX_PAYLOAD_DATA + 1]),
+        Err(VertexError::Body)
+    );
+    assert_eq!(
+        with(&|v| v.items = items().into_iter().take(MAX_ITEMS + 1).collect()),
+        Err(VertexError::Body)
+    );
     assert_eq!(with(&|v| v.payloads.swap(0, 1)), Err(VertexError::Root));
-    assert_eq!(with(&|v| v.items = items().into_iter().take(1).collect()), Err(VertexError::Root), "items that nobody signed");
-    assert_eq!(with(&|v| v.header.links[0].author = NodeId(4)), Err(VertexError::Header), "a link to no lane");
+    assert_eq!(
+        with(&|v| v.items = items().into_iter().take(1).collect()),
+        Err(VertexError::Root),
+        "items that nobody signed"
+    );
+    assert_eq!(
+        with(&|v| v.header.links[0].author = NodeId(4)),
+        Err(VertexError::Header),
+        "a link to no lane"
+    );
     assert_eq!(with(&|v| v.header.timestamp_ms += 1), Err(VertexError::Signature));
     assert_eq!(with(&|v| v.header.author = NodeId(0)), Err(VertexError::Signature));
 }
 
 #[test]
 fn a_genesis_is_refused_by_name() {
-    let sign = |genesis: Genesis| SignedGenesis { signature: Key::admin().sign(&genesis.signing_message()), genesis }.verify(&Check);
+    let sign = |genesis: Genesis| {
+        SignedGenesis { signature: Key::admin().sign(&genesis.signing_message()), genesis }
+            .verify(&Check)
+    };
     assert!(sign(genesis()).is_ok());
     let with = |change: &dyn Fn(&mut Genesis)| {
         let mut changed = genesis();
@@ -472,7 +611,10 @@ fn a_genesis_is_refused_by_name() {
         assert!(with(&|g| g.parameters = parameters).contains("parameters"), "{parameters:?}");
     }
     assert!(with(&|g| g.cluster_uid.push('x')).contains("possession"));
-    let mut stolen = SignedGenesis { signature: Key::new("somebody").sign(&genesis().signing_message()), genesis: genesis() };
+    let mut stolen = SignedGenesis {
+        signature: Key::new("somebody").sign(&genesis().signing_message()),
+        genesis: genesis(),
+    };
     assert!(stolen.verify(&Check).is_err());
     stolen.signature = Key::admin().sign(&genesis().signing_message());
     stolen.genesis.created_ms += 1;
@@ -498,11 +640,18 @@ fn writes_the_seeds_of_the_fuzz_targets() {
     }
     write("decode_vertex", 0, &encode(vertex().vertex()));
     let signed = |change: Change| Item::Reconfig(Box::new(order(change)));
-    for (number, item) in (1..).zip(changes().into_iter().map(signed).chain(items().into_iter().take(3))) {
+    for (number, item) in
+        (1..).zip(changes().into_iter().map(signed).chain(items().into_iter().take(3)))
+    {
         write("decode_vertex", number, &encode(vertex_with(vec![item]).vertex()));
     }
     let genesis = common::genesis(1);
-    write("decode_genesis", 0, &SignedGenesis { signature: Key::admin().sign(&genesis.signing_message()), genesis }.encode());
+    write(
+        "decode_genesis",
+        0,
+        &SignedGenesis { signature: Key::admin().sign(&genesis.signing_message()), genesis }
+            .encode(),
+    );
     let proof = Proof::Commit(certificate(Phase::Commit, &[0, 1, 2]));
     let small = ViewChange { proof: None, prepared: None, ..view_change() };
     let objects = [
@@ -519,14 +668,23 @@ fn writes_the_seeds_of_the_fuzz_targets() {
     for (number, object) in objects.iter().enumerate() {
         write("decode_certificates", number, &[&[number as u8], object.as_slice()].concat());
     }
-    // Scripts: decisions without an attack, with a silent member, and with every kind of message of the hostile one.
+    // Scripts: decisions without an attack, with a silent member, and with every kind of message of
+    // the hostile one.
     let calm: Vec<u8> = (0..20).flat_map(|round| [4, round % 4, 9, 3, 0, 2, 20, 1]).collect();
-    let silent: Vec<u8> = (0..20).flat_map(|round| [4, round % 4, 9, 2, 250, 0, 2, 250, 1]).collect();
-    let loud: Vec<u8> =
-        (0..72).flat_map(|round| [4, round % 4, 9, 3, 0, 10, 4, round % 18, 1, 0, 2, 0, 1, 3, 0, 200, 7, 2, 1, 0]).collect();
+    let silent: Vec<u8> =
+        (0..20).flat_map(|round| [4, round % 4, 9, 2, 250, 0, 2, 250, 1]).collect();
+    let loud: Vec<u8> = (0..72)
+        .flat_map(|round| {
+            [4, round % 4, 9, 3, 0, 10, 4, round % 18, 1, 0, 2, 0, 1, 3, 0, 200, 7, 2, 1, 0]
+        })
+        .collect();
     for (number, script) in (0_u8..).zip([calm, silent, loud]) {
         for hostile in 0..4 {
-            write("handle", usize::from(number * 4 + hostile), &[&[hostile], script.as_slice()].concat());
+            write(
+                "handle",
+                usize::from(number * 4 + hostile),
+                &[&[hostile], script.as_slice()].concat(),
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The engine is a pure state machine: nothing that it is built from, and nothing that it says, reaches a clock, a thread, a
-//! socket, a disk or a source of randomness.
+//! The engine is a pure state machine: nothing that it is built from, and nothing that it says,
+//! reaches a clock, a thread, a socket, a disk or a source of randomness.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -11,12 +11,22 @@ use std::{
 
 const MANIFEST_DIR: &str = env!("CARGO_MANIFEST_DIR");
 
-/// All that may be linked into the engine: a hash, an encoding, errors, and what these stand on. A crate that is not here is
-/// added only by someone who has seen that it does no I/O.
-const LINKED: &[&str] =
-    &["arrayvec", "blake3", "borsh", "cfg-if", "constant_time_eq", "cpufeatures", "cretoai-consensus", "libc", "thiserror"];
+/// All that may be linked into the engine: a hash, an encoding, errors, and what these stand on. A
+/// crate that is not here is added only by someone who has seen that it does no I/O.
+const LINKED: &[&str] = &[
+    "arrayvec",
+    "blake3",
+    "borsh",
+    "cfg-if",
+    "constant_time_eq",
+    "cpufeatures",
+    "cretoai-consensus",
+    "libc",
+    "thiserror",
+];
 
-/// What the source may not name: clocks, threads, sockets, files, the process, chance, and asynchrony.
+/// What the source may not name: clocks, threads, sockets, files, the process, chance, and
+/// asynchrony.
 const FORBIDDEN: &[&str] = &[
     "std::thread",
     "thread::spawn",
@@ -48,14 +58,24 @@ const FORBIDDEN: &[&str] = &[
 #[test]
 fn the_engine_is_linked_with_nothing_that_does_io() {
     let tree = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--package", "cretoai-consensus", "--edges", "normal,no-proc-macro", "--prefix", "none"])
+        .args([
+            "tree",
+            "--offline",
+            "--package",
+            "cretoai-consensus",
+            "--edges",
+            "normal,no-proc-macro",
+            "--prefix",
+            "none",
+        ])
         .args(["--format", "{p}", "--color", "never"])
         .current_dir(MANIFEST_DIR)
         .output()
         .expect("cargo runs");
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let text = String::from_utf8(tree.stdout).unwrap();
-    let linked: BTreeSet<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let linked: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.split_whitespace().next()).collect();
     for expected in ["blake3", "borsh", "cretoai-consensus"] {
         assert!(linked.contains(expected), "cargo tree was not understood:\n{text}");
     }

@@ -13,7 +13,12 @@ use std::collections::BTreeSet;
 fn validators() -> impl Strategy<Value = Validators> {
     (1..=MAX_MEMBERS, any::<u32>()).prop_flat_map(|(n, first)| {
         subsequence((0..200).collect::<Vec<u32>>(), n).prop_map(move |ids| {
-            let member = |id: u32| Member { id: NodeId(id), name: format!("m-{id}"), key: Key::member(id).0, since: Epoch(0) };
+            let member = |id: u32| Member {
+                id: NodeId(id),
+                name: format!("m-{id}"),
+                key: Key::member(id).0,
+                since: Epoch(0),
+            };
             Validators {
                 members: ids.iter().copied().map(member).collect(),
                 next_id: NodeId(200),
@@ -40,8 +45,18 @@ struct Sets {
 fn sets() -> impl Strategy<Value = Sets> {
     (1..=MAX_MEMBERS).prop_flat_map(|n| {
         let quorum = Quorum::new(n, FaultModel::Byzantine);
-        (subset_of(n, quorum.q), subset_of(n, quorum.q), subset_of(n, quorum.f), subset_of(n, quorum.w))
-            .prop_map(move |(a, b, faulty, weak)| Sets { quorum, quorums: [a, b], faulty, weak })
+        (
+            subset_of(n, quorum.q),
+            subset_of(n, quorum.q),
+            subset_of(n, quorum.f),
+            subset_of(n, quorum.w),
+        )
+            .prop_map(move |(a, b, faulty, weak)| Sets {
+                quorum,
+                quorums: [a, b],
+                faulty,
+                weak,
+            })
     })
 }
 

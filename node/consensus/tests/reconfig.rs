@@ -1,4 +1,5 @@
-//! RECONFIG: each change that is valid does exactly what it says, and each reason to be void voids it.
+//! RECONFIG: each change that is valid does exactly what it says, and each reason to be void voids
+//! it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -6,8 +7,8 @@ mod common;
 
 use common::{Check, Key, forged, genesis_of, hash};
 use cretoai_consensus::{
-    ChainState, Change, Epoch, FaultModel, Hash, MAX_MEMBERS, NodeId, Parameters, PublicKey, Ready, Reconfig, Sequence, Signature,
-    SignedReconfig, Signer, Validators, View, Void,
+    ChainState, Change, Epoch, FaultModel, Hash, MAX_MEMBERS, NodeId, Parameters, PublicKey, Ready,
+    Reconfig, Sequence, Signature, SignedReconfig, Signer, Validators, View, Void,
 };
 
 const TIME: u64 = 1_000;
@@ -22,7 +23,8 @@ struct Chain {
 impl Chain {
     fn with(n: u32, fault_model: FaultModel) -> Self {
         let genesis = genesis_of(n, fault_model);
-        let (validators, mut state) = (Validators::of_genesis(&genesis), ChainState::at_genesis(&genesis));
+        let (validators, mut state) =
+            (Validators::of_genesis(&genesis), ChainState::at_genesis(&genesis));
         let tips = state.tips.clone();
         state.executed(&validators, Sequence(64), View(0), hash("64"), TIME, tips);
         Self { id: genesis.chain_id(), validators, state }
@@ -36,7 +38,11 @@ impl Chain {
     fn order(&self, change: Change, new: Option<&Key>, old: Option<&Key>) -> SignedReconfig {
         let needs_ready = matches!(change, Change::Add { .. } | Change::Replace { .. });
         let ready = needs_ready.then(|| Ready { sequence: Sequence(64), chain_hash: hash("64") });
-        self.sign(Reconfig { epoch: self.validators.epoch, valid_until_ms: TIME + 60_000, change, ready }, new, old)
+        self.sign(
+            Reconfig { epoch: self.validators.epoch, valid_until_ms: TIME + 60_000, change, ready },
+            new,
+            old,
+        )
     }
 
     fn sign(&self, reconfig: Reconfig, new: Option<&Key>, old: Option<&Key>) -> SignedReconfig {
@@ -108,7 +114,12 @@ fn each_change_does_what_it_says_and_nothing_else() {
     for _ in 0..6 {
         expected.push(Validators { epoch: Epoch(1), ..old.clone() });
     }
-    let joined = cretoai_consensus::Member { id: NodeId(4), name: "m-4".into(), key: Key::member(4).0, since: Epoch(1) };
+    let joined = cretoai_consensus::Member {
+        id: NodeId(4),
+        name: "m-4".into(),
+        key: Key::member(4).0,
+        since: Epoch(1),
+    };
     expected[0].members.push(joined);
     expected[0].next_id = NodeId(5);
     expected[1].members.remove(2);
@@ -126,13 +137,17 @@ fn each_change_does_what_it_says_and_nothing_else() {
 fn an_order_is_for_one_epoch_and_ends_with_its_time() {
     let chain = Chain::of(4);
     let order = &orders(&chain)[1];
-    let at = |time_ms| order.apply(chain.id, &chain.validators, &chain.state, time_ms, &Check).map(|_| ());
+    let at = |time_ms| {
+        order.apply(chain.id, &chain.validators, &chain.state, time_ms, &Check).map(|_| ())
+    };
     assert_eq!((at(TIME + 60_000), at(TIME + 60_001)), (Ok(()), Err(Void::Late)));
     assert_eq!((at(TIME), at(TIME - 1)), (Ok(()), Err(Void::Late)), "valid for a minute at most");
-    let for_ever = chain.sign(Reconfig { valid_until_ms: u64::MAX, ..order.reconfig.clone() }, None, None);
+    let for_ever =
+        chain.sign(Reconfig { valid_until_ms: u64::MAX, ..order.reconfig.clone() }, None, None);
     assert_eq!(chain.void(&for_ever), Void::Late);
     for epoch in [1, u64::MAX] {
-        let other = chain.sign(Reconfig { epoch: Epoch(epoch), ..order.reconfig.clone() }, None, None);
+        let other =
+            chain.sign(Reconfig { epoch: Epoch(epoch), ..order.reconfig.clone() }, None, None);
         assert_eq!(chain.void(&other), Void::Late, "epoch {epoch}");
     }
     let mut later = Chain::of(4);
@@ -152,9 +167,17 @@ fn every_signature_is_needed() {
         };
         assert_eq!(without(&|o| o.admin = forged()), Some(Void::Signature), "{change:?}");
         let message = order.reconfig.signing_message(chain.id);
-        assert_eq!(without(&|o| o.admin = Key::member(0).sign(&message)), Some(Void::Signature), "not the admin: {change:?}");
+        assert_eq!(
+            without(&|o| o.admin = Key::member(0).sign(&message)),
+            Some(Void::Signature),
+            "not the admin: {change:?}"
+        );
         let elsewhere = order.reconfig.signing_message(hash("another chain"));
-        assert_eq!(without(&|o| o.admin = Key::admin().sign(&elsewhere)), Some(Void::Signature), "another chain's: {change:?}");
+        assert_eq!(
+            without(&|o| o.admin = Key::admin().sign(&elsewhere)),
+            Some(Void::Signature),
+            "another chain's: {change:?}"
+        );
         let new = change.new_key().map(|_| Void::Signature);
         assert_eq!(without(&|o| o.new_key = None), new, "{change:?}");
         assert_eq!(without(&|o| o.new_key = Some(forged())), new, "{change:?}");
@@ -162,7 +185,11 @@ fn every_signature_is_needed() {
         assert_eq!(without(&|o| o.old_key = None), old, "{change:?}");
         assert_eq!(without(&|o| o.old_key = Some(forged())), old, "{change:?}");
         let by_new: Signature = new_key().sign(&message);
-        assert_eq!(without(&|o| o.old_key = Some(by_new.clone())), old, "signed by the new key: {change:?}");
+        assert_eq!(
+            without(&|o| o.old_key = Some(by_new.clone())),
+            old,
+            "signed by the new key: {change:?}"
+        );
     }
 }
 
@@ -183,9 +210,13 @@ fn a_new_key_agrees_to_one_change_of_one_epoch_only() {
     assert_eq!(stolen(&|r| r.change = as_another.clone()), Void::Signature);
     let in_place_of_another = Change::Replace { id: NodeId(0), key: key.0.clone() };
     assert_eq!(stolen(&|r| r.change = in_place_of_another.clone()), Void::Signature);
-    assert_eq!(stolen(&|r| r.ready = Some(Ready { sequence: Sequence(0), chain_hash: chain.id })), Void::Signature);
+    assert_eq!(
+        stolen(&|r| r.ready = Some(Ready { sequence: Sequence(0), chain_hash: chain.id })),
+        Void::Signature
+    );
     // The admin alone says until when.
-    let mut shorter = chain.sign(Reconfig { valid_until_ms: TIME, ..good.reconfig.clone() }, None, None);
+    let mut shorter =
+        chain.sign(Reconfig { valid_until_ms: TIME, ..good.reconfig.clone() }, None, None);
     shorter.new_key.clone_from(&good.new_key);
     assert!(chain.apply(&shorter).is_ok());
 }
@@ -197,7 +228,8 @@ fn a_new_key_must_know_the_chain() {
     let (add, joining) = joins(4);
     for (change, key) in [(add, joining), (replace(2), new_key())] {
         let with = |chain: &Chain, ready| {
-            let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: TIME, change: change.clone(), ready };
+            let reconfig =
+                Reconfig { epoch: Epoch(0), valid_until_ms: TIME, change: change.clone(), ready };
             chain.apply(&chain.sign(reconfig, Some(&key), None)).map(|_| ())
         };
         assert_eq!(with(&chain, ready(0, chain.id)), Ok(()), "the genesis");
@@ -207,10 +239,16 @@ fn a_new_key_must_know_the_chain() {
         assert_eq!(with(&chain, ready(0, hash("64"))), Err(Void::Ready));
         assert_eq!(with(&chain, ready(128, hash("128"))), Err(Void::Ready), "not executed yet");
     }
-    // A sequence that 64 does not divide is known to nobody, though it is checkpointed when the chain is idle.
+    // A sequence that 64 does not divide is known to nobody, though it is checkpointed when the
+    // chain is idle.
     let tips = chain.state.tips.clone();
     chain.state.executed(&chain.validators, Sequence(65), View(0), hash("65"), TIME, tips);
-    let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: TIME, change: replace(2), ready: ready(65, hash("65")) };
+    let reconfig = Reconfig {
+        epoch: Epoch(0),
+        valid_until_ms: TIME,
+        change: replace(2),
+        ready: ready(65, hash("65")),
+    };
     assert_eq!(chain.void(&chain.sign(reconfig, Some(&new_key()), None)), Void::Ready);
 }
 
@@ -225,7 +263,8 @@ fn a_key_is_used_once_in_a_chain() {
             Change::Replace { id: NodeId(0), key: public.clone() },
             Change::RotateAdmin { key: public },
         ];
-        changes.map(|change| chain.apply(&chain.order(change, Some(key), Some(&Key::member(0)))).err())
+        changes
+            .map(|change| chain.apply(&chain.order(change, Some(key), Some(&Key::member(0)))).err())
     };
     let used = [Some(Void::KeyUsed); 4];
     assert_eq!(with_key(&chain, &Key::member(0)), used, "its own");
@@ -241,7 +280,8 @@ fn a_key_is_used_once_in_a_chain() {
     chain.end(&chain.order(Change::RotateAdmin { key: admin.0.clone() }, Some(&admin), None));
     let order = chain.order(Change::Remove { id: NodeId(0) }, None, None);
     assert_eq!(chain.void(&order), Void::Signature, "the old admin key orders nothing");
-    let by_new = SignedReconfig { admin: admin.sign(&order.reconfig.signing_message(chain.id)), ..order };
+    let by_new =
+        SignedReconfig { admin: admin.sign(&order.reconfig.signing_message(chain.id)), ..order };
     assert!(chain.apply(&by_new).is_ok());
     assert!(chain.state.used_key(&Key::admin().0));
 }
@@ -250,11 +290,23 @@ fn a_key_is_used_once_in_a_chain() {
 fn only_members_change_and_names_are_not_shared() {
     let chain = Chain::of(4);
     for id in [4, u32::MAX] {
-        assert_eq!(chain.void(&chain.order(Change::Remove { id: NodeId(id) }, None, None)), Void::Member);
-        assert_eq!(chain.void(&chain.order(rotate(id), Some(&new_key()), Some(&Key::member(4)))), Void::Member);
+        assert_eq!(
+            chain.void(&chain.order(Change::Remove { id: NodeId(id) }, None, None)),
+            Void::Member
+        );
+        assert_eq!(
+            chain.void(&chain.order(rotate(id), Some(&new_key()), Some(&Key::member(4)))),
+            Void::Member
+        );
         assert_eq!(chain.void(&chain.order(replace(id), Some(&new_key()), None)), Void::Member);
     }
-    let named = |name: &str| chain.apply(&chain.order(Change::Add { name: name.into(), key: new_key().0 }, Some(&new_key()), None));
+    let named = |name: &str| {
+        chain.apply(&chain.order(
+            Change::Add { name: name.into(), key: new_key().0 },
+            Some(&new_key()),
+            None,
+        ))
+    };
     assert_eq!(named("m-2"), Err(Void::Member));
     assert_eq!(named(""), Err(Void::Member));
     assert_eq!(named(&"x".repeat(254)), Err(Void::Member));
@@ -275,7 +327,10 @@ fn ids_are_given_once_in_order() {
     let Change::Add { key: public, .. } = change else { unreachable!() };
     chain.end(&chain.order(Change::Add { name: "m-0".into(), key: public }, Some(&key), None));
     assert_eq!((chain.ids(), chain.validators.next_id), (vec![1, 2, 5], NodeId(6)));
-    assert_eq!((chain.validators.position(NodeId(5)), chain.validators.position(NodeId(4))), (Some(2), None));
+    assert_eq!(
+        (chain.validators.position(NodeId(5)), chain.validators.position(NodeId(4))),
+        (Some(2), None)
+    );
 }
 
 #[test]
@@ -288,7 +343,10 @@ fn the_number_of_validators_stays_possible() {
         shrinking.end(&shrinking.order(Change::Remove { id: NodeId(id) }, None, None));
     }
     assert_eq!(shrinking.ids(), [2], "two are a step between three and one");
-    assert_eq!(shrinking.void(&shrinking.order(Change::Remove { id: NodeId(2) }, None, None)), Void::Count);
+    assert_eq!(
+        shrinking.void(&shrinking.order(Change::Remove { id: NodeId(2) }, None, None)),
+        Void::Count
+    );
     for number in [3, 4, 5] {
         let (change, key) = joins(number);
         shrinking.end(&shrinking.order(change, Some(&key), None));
@@ -301,14 +359,28 @@ fn the_number_of_validators_stays_possible() {
         crash.end(&crash.order(change, Some(&key), None));
     }
     let (change, key) = joins(3);
-    assert_eq!(crash.void(&crash.order(change, Some(&key), None)), Void::Count, "the crash model ends at three");
+    assert_eq!(
+        crash.void(&crash.order(change, Some(&key), None)),
+        Void::Count,
+        "the crash model ends at three"
+    );
 }
 
 #[test]
 fn parameters_must_be_sound() {
     let chain = Chain::of(4);
-    let set = |parameters| chain.apply(&chain.order(Change::SetParameters(parameters), None, None)).map(|next| next.parameters);
-    let least = Parameters { checkpoint_interval: 1, window: 2, term_sequences: 1, term_ms: 1, recent_payloads: 31 };
+    let set = |parameters| {
+        chain
+            .apply(&chain.order(Change::SetParameters(parameters), None, None))
+            .map(|next| next.parameters)
+    };
+    let least = Parameters {
+        checkpoint_interval: 1,
+        window: 2,
+        term_sequences: 1,
+        term_ms: 1,
+        recent_payloads: 31,
+    };
     assert_eq!(set(least), Ok(least));
     for unsound in [
         Parameters { checkpoint_interval: 0, ..least },
@@ -326,9 +398,14 @@ fn parameters_must_be_sound() {
 fn extreme_parameters_are_judged_without_overflow() {
     let chain = Chain::of(4);
     for checkpoint_interval in [u64::MAX, u64::MAX / 2 + 1, 1 << 63] {
-        let parameters = Parameters { checkpoint_interval, window: u64::MAX, ..Parameters::default() };
+        let parameters =
+            Parameters { checkpoint_interval, window: u64::MAX, ..Parameters::default() };
         let order = chain.order(Change::SetParameters(parameters), None, None);
-        assert_eq!(chain.void(&order), Void::Parameters, "{checkpoint_interval}: the window is no two intervals");
+        assert_eq!(
+            chain.void(&order),
+            Void::Parameters,
+            "{checkpoint_interval}: the window is no two intervals"
+        );
     }
 }
 
@@ -342,19 +419,33 @@ fn the_last_leader_goes_on_if_it_stays() {
     let (add, joining) = joins(4);
     for origin in 0..9 {
         let grown = next(origin, add.clone(), Some(&joining));
-        assert_eq!((grown.first, grown.leader(View(0))), ((origin % 4) as u32, NodeId((origin % 4) as u32)));
+        assert_eq!(
+            (grown.first, grown.leader(View(0))),
+            ((origin % 4) as u32, NodeId((origin % 4) as u32))
+        );
         let shrunk = next(origin, Change::Remove { id: NodeId(1) }, None);
         let expected = match origin % 4 {
             1 => NodeId(0),
             last => NodeId(last as u32),
         };
-        assert_eq!(shrunk.leader(View(0)), expected, "origin {origin}: who leads is a member, not a position");
+        assert_eq!(
+            shrunk.leader(View(0)),
+            expected,
+            "origin {origin}: who leads is a member, not a position"
+        );
     }
     // In the epoch after, too.
     let mut chain = Chain::of(4);
     chain.state.leaders.newest_origin = View(3);
     chain.end(&chain.order(Change::Remove { id: NodeId(0) }, None, None));
-    assert_eq!((chain.validators.first, chain.validators.leader(View(0)), chain.validators.leader(View(1))), (2, NodeId(3), NodeId(1)));
+    assert_eq!(
+        (
+            chain.validators.first,
+            chain.validators.leader(View(0)),
+            chain.validators.leader(View(1))
+        ),
+        (2, NodeId(3), NodeId(1))
+    );
     chain.state.leaders.newest_origin = View(2);
     chain.end(&chain.order(Change::Remove { id: NodeId(3) }, None, None));
     assert_eq!(chain.validators.leader(View(0)), NodeId(2));

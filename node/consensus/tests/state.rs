@@ -1,4 +1,5 @@
-//! The replicated state: what counts as evidence and how often, who is banned and skipped, and what an epoch's end carries over.
+//! The replicated state: what counts as evidence and how often, who is banned and skipped, and what
+//! an epoch's end carries over.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -6,9 +7,10 @@ mod common;
 
 use common::{Check, Key, ballot, forged, genesis, hash, signed_head, tip, vertex, vote_by};
 use cretoai_consensus::{
-    Ballot, ChainState, Change, CheckedVertex, Domain, Epoch, Evidence, FULL_REPUTATION, Genesis, Hash, Height, Item, Judged, MAX_ITEMS,
-    NodeId, Offence, OffenceKind, Outcome, Parameters, Phase, Reconfig, Sequence, Signature, SignedHeader, SignedReconfig, Signer, Tip,
-    Validators, View, ViewChangeHead,
+    Ballot, ChainState, Change, CheckedVertex, Domain, Epoch, Evidence, FULL_REPUTATION, Genesis,
+    Hash, Height, Item, Judged, MAX_ITEMS, NodeId, Offence, OffenceKind, Outcome, Parameters,
+    Phase, Reconfig, Sequence, Signature, SignedHeader, SignedReconfig, Signer, Tip, Validators,
+    View, ViewChangeHead,
 };
 use std::sync::Arc;
 
@@ -23,7 +25,12 @@ struct Chain {
 impl Chain {
     fn of(n: u32) -> Self {
         let genesis = genesis(n);
-        Self { validators: Validators::of_genesis(&genesis), previous: None, state: ChainState::at_genesis(&genesis), genesis }
+        Self {
+            validators: Validators::of_genesis(&genesis),
+            previous: None,
+            state: ChainState::at_genesis(&genesis),
+            genesis,
+        }
     }
 
     fn id(&self) -> Hash {
@@ -37,7 +44,8 @@ impl Chain {
     /// Executes the next sequence with these items, four of each author.
     fn judge(&mut self, items: Vec<Item>) -> Judged {
         let of = |(author, items): (u32, &[Item])| self.sealed(author, items.to_vec());
-        let vertices: Vec<Arc<CheckedVertex>> = (0..).zip(items.chunks(MAX_ITEMS)).map(of).collect();
+        let vertices: Vec<Arc<CheckedVertex>> =
+            (0..).zip(items.chunks(MAX_ITEMS)).map(of).collect();
         self.judge_vertices(&vertices)
     }
 
@@ -46,7 +54,13 @@ impl Chain {
     }
 
     fn judge_vertices(&mut self, vertices: &[Arc<CheckedVertex>]) -> Judged {
-        self.state.judge_items(self.id(), &self.validators, self.previous.as_ref(), vertices, &Check)
+        self.state.judge_items(
+            self.id(),
+            &self.validators,
+            self.previous.as_ref(),
+            vertices,
+            &Check,
+        )
     }
 
     /// What of this counts.
@@ -58,17 +72,27 @@ impl Chain {
 
     /// Ends the epoch.
     fn reconfigure(&mut self, change: Change, keys: &[&Key]) {
-        let ready =
-            self.state.known.back().map(|(sequence, chain_hash)| cretoai_consensus::Ready { sequence: *sequence, chain_hash: *chain_hash });
-        let reconfig = Reconfig { epoch: self.validators.epoch, valid_until_ms: self.state.time_ms + 60_000, change, ready };
-        let (message, possession) = (reconfig.signing_message(self.id()), reconfig.possession_message(self.id()));
+        let ready = self.state.known.back().map(|(sequence, chain_hash)| {
+            cretoai_consensus::Ready { sequence: *sequence, chain_hash: *chain_hash }
+        });
+        let reconfig = Reconfig {
+            epoch: self.validators.epoch,
+            valid_until_ms: self.state.time_ms + 60_000,
+            change,
+            ready,
+        };
+        let (message, possession) =
+            (reconfig.signing_message(self.id()), reconfig.possession_message(self.id()));
         let order = SignedReconfig {
             admin: Key::admin().sign(&message),
             new_key: keys.first().map(|key| key.sign(&possession)),
             old_key: keys.get(1).map(|key| key.sign(&message)),
             reconfig,
         };
-        let next = self.judge(vec![Item::Reconfig(Box::new(order))]).successor.expect("the order is valid");
+        let next = self
+            .judge(vec![Item::Reconfig(Box::new(order))])
+            .successor
+            .expect("the order is valid");
         self.state = self.state.opened(&self.validators, &next);
         self.previous = Some(std::mem::replace(&mut self.validators, Arc::unwrap_or_clone(next)));
     }
@@ -76,33 +100,56 @@ impl Chain {
     /// An epoch's end that changes nothing else.
     fn next_epoch(&mut self) {
         let term_ms = self.validators.parameters.term_ms + 1;
-        self.reconfigure(Change::SetParameters(Parameters { term_ms, ..Parameters::default() }), &[]);
+        self.reconfigure(
+            Change::SetParameters(Parameters { term_ms, ..Parameters::default() }),
+            &[],
+        );
     }
 
     fn votes(&self, key: &Key, a: Ballot, b: Ballot) -> Evidence {
         Evidence::Votes(vote_by(key, self.id(), a), vote_by(key, self.id(), b))
     }
 
-    /// An offence that no other of this chain is the same as, of a member with the key that the genesis gave it.
+    /// An offence that no other of this chain is the same as, of a member with the key that the
+    /// genesis gave it.
     fn offence(&self, epoch: u64, accused: u32, number: u64) -> Evidence {
         let vote = |digest| ballot(epoch, Phase::Prepare, 0, number, digest, accused);
         self.votes(&Key::member(accused), vote(hash("a")), vote(hash("b")))
     }
 
-    fn fork(&self, epoch: u64, accused: u32, key: &Key, height: u64, stamps: (u64, u64)) -> Evidence {
+    fn fork(
+        &self,
+        epoch: u64,
+        accused: u32,
+        key: &Key,
+        height: u64,
+        stamps: (u64, u64),
+    ) -> Evidence {
         let domain = Domain { epoch: Epoch(epoch), ..self.domain() };
         let header = |stamp| {
-            let vertex = vertex(&domain, accused, key, tip(height - 1, hash("parent")), stamp, Vec::new());
-            Box::new(SignedHeader { header: vertex.header().clone(), signature: vertex.vertex().signature.clone() })
+            let vertex =
+                vertex(&domain, accused, key, tip(height - 1, hash("parent")), stamp, Vec::new());
+            Box::new(SignedHeader {
+                header: vertex.header().clone(),
+                signature: vertex.vertex().signature.clone(),
+            })
         };
         Evidence::Fork(header(stamps.0), header(stamps.1))
     }
 
     /// Member 2's COMMIT of sequence 9 in view 3, and its VIEW-CHANGE to `view`.
     fn concealed(&self, view: u64, executed: u64, prepared: Option<(View, Hash)>) -> Evidence {
-        let commit = vote_by(&Key::member(2), self.id(), ballot(0, Phase::Commit, 3, 9, hash("d"), 2));
+        let commit =
+            vote_by(&Key::member(2), self.id(), ballot(0, Phase::Commit, 3, 9, hash("d"), 2));
         let (epoch, chain_hash) = (Epoch(0), hash("chain"));
-        let head = ViewChangeHead { epoch, view: View(view), node: NodeId(2), executed: Sequence(executed), chain_hash, prepared };
+        let head = ViewChangeHead {
+            epoch,
+            view: View(view),
+            node: NodeId(2),
+            executed: Sequence(executed),
+            chain_hash,
+            prepared,
+        };
         let (head, signature) = signed_head(self.id(), head);
         Evidence::Concealed(commit, head, signature)
     }
@@ -142,7 +189,11 @@ fn each_offence_counts_once() {
     let commit = |digest: &str| ballot(0, Phase::Commit, 3, 9, hash(digest), 2);
     let key = Key::member(2);
     let kinds = [
-        (chain.fork(0, 2, &key, 7, (1, 2)), chain.fork(0, 2, &key, 7, (3, 4)), OffenceKind::Fork(Height(7))),
+        (
+            chain.fork(0, 2, &key, 7, (1, 2)),
+            chain.fork(0, 2, &key, 7, (3, 4)),
+            OffenceKind::Fork(Height(7)),
+        ),
         (
             chain.votes(&key, prepare("a"), prepare("b")),
             chain.votes(&key, prepare("c"), prepare("a")),
@@ -153,17 +204,36 @@ fn each_offence_counts_once() {
             chain.votes(&key, commit("b"), commit("c")),
             OffenceKind::Votes(true, View(3), Sequence(9)),
         ),
-        (chain.concealed(4, 8, None), chain.concealed(6, 7, None), OffenceKind::Concealed(View(3), Sequence(9))),
+        (
+            chain.concealed(4, 8, None),
+            chain.concealed(6, 7, None),
+            OffenceKind::Concealed(View(3), Sequence(9)),
+        ),
     ];
     for (number, (first, again, kind)) in (1..).zip(kinds) {
-        assert_eq!(chain.count(first.clone()), Some(Offence { epoch: Epoch(0), accused: NodeId(2), kind }));
-        assert_eq!((chain.count(first), chain.count(again)), (None, None), "{kind:?} a second time");
+        assert_eq!(
+            chain.count(first.clone()),
+            Some(Offence { epoch: Epoch(0), accused: NodeId(2), kind })
+        );
+        assert_eq!(
+            (chain.count(first), chain.count(again)),
+            (None, None),
+            "{kind:?} a second time"
+        );
         assert_eq!(chain.state.reputation(NodeId(2)), FULL_REPUTATION - number);
     }
     let elsewhere = [
         chain.fork(0, 2, &key, 8, (1, 2)),
-        chain.votes(&key, Ballot { view: View(4), ..prepare("a") }, Ballot { view: View(4), ..prepare("b") }),
-        chain.votes(&key, Ballot { sequence: Sequence(10), ..commit("a") }, Ballot { sequence: Sequence(10), ..commit("b") }),
+        chain.votes(
+            &key,
+            Ballot { view: View(4), ..prepare("a") },
+            Ballot { view: View(4), ..prepare("b") },
+        ),
+        chain.votes(
+            &key,
+            Ballot { sequence: Sequence(10), ..commit("a") },
+            Ballot { sequence: Sequence(10), ..commit("b") },
+        ),
     ];
     for evidence in elsewhere {
         assert!(chain.count(evidence).is_some());
@@ -181,7 +251,10 @@ fn a_pre_prepare_is_its_leaders_prepare() {
     let vote = |phase, digest: &str| ballot(0, phase, 0, 9, hash(digest), 0);
     let key = Key::member(0);
     let evidence = chain.votes(&key, vote(Phase::PrePrepare, "a"), vote(Phase::Prepare, "b"));
-    assert_eq!(chain.count(evidence).map(|offence| offence.kind), Some(OffenceKind::Votes(false, View(0), Sequence(9))));
+    assert_eq!(
+        chain.count(evidence).map(|offence| offence.kind),
+        Some(OffenceKind::Votes(false, View(0), Sequence(9)))
+    );
     let same_step = chain.votes(&key, vote(Phase::PrePrepare, "c"), vote(Phase::PrePrepare, "d"));
     assert_eq!(chain.count(same_step), None, "it counted already");
 }
@@ -190,7 +263,8 @@ fn a_pre_prepare_is_its_leaders_prepare() {
 fn what_agrees_or_is_about_different_things_is_no_evidence() {
     let chain = Chain::of(4);
     let key = Key::member(2);
-    let vote = |phase, view, sequence, digest: &str| ballot(0, phase, view, sequence, hash(digest), 2);
+    let vote =
+        |phase, view, sequence, digest: &str| ballot(0, phase, view, sequence, hash(digest), 2);
     let a = vote(Phase::Prepare, 3, 9, "a");
     let b = vote(Phase::Prepare, 3, 9, "b");
     assert!(chain.votes(&key, a, b).offence().is_some());
@@ -243,17 +317,31 @@ fn a_view_change_conceals_a_commit_only_if_it_neither_executed_nor_prepared_it()
     assert!(chain.concealed(4, 8, None).offence().is_some());
     assert!(chain.concealed(4, 8, in_view(2)).offence().is_some(), "an older prepared certificate");
     assert!(chain.concealed(4, 0, None).offence().is_some());
-    assert!(chain.concealed(4, 7, in_view(3)).offence().is_some(), "a prepared certificate of 8, not of 9");
-    assert_eq!(chain.concealed(3, 8, None).offence(), None, "of the same view: sent before the COMMIT");
+    assert!(
+        chain.concealed(4, 7, in_view(3)).offence().is_some(),
+        "a prepared certificate of 8, not of 9"
+    );
+    assert_eq!(
+        chain.concealed(3, 8, None).offence(),
+        None,
+        "of the same view: sent before the COMMIT"
+    );
     assert_eq!(chain.concealed(2, 8, None).offence(), None);
     assert_eq!(chain.concealed(4, 9, None).offence(), None, "executed");
     assert_eq!(chain.concealed(4, 10, None).offence(), None);
     assert_eq!(chain.concealed(4, u64::MAX, None).offence(), None);
     assert_eq!(chain.concealed(4, 8, in_view(3)).offence(), None, "prepared");
     assert_eq!(chain.concealed(9, 8, in_view(5)).offence(), None, "prepared again later");
-    let Evidence::Concealed(commit, head, signature) = chain.concealed(4, 8, None) else { unreachable!() };
-    let prepare = vote_by(&Key::member(2), chain.id(), Ballot { phase: Phase::Prepare, ..commit.ballot });
-    assert_eq!(Evidence::Concealed(prepare, head.clone(), signature.clone()).offence(), None, "a PREPARE binds nobody");
+    let Evidence::Concealed(commit, head, signature) = chain.concealed(4, 8, None) else {
+        unreachable!()
+    };
+    let prepare =
+        vote_by(&Key::member(2), chain.id(), Ballot { phase: Phase::Prepare, ..commit.ballot });
+    assert_eq!(
+        Evidence::Concealed(prepare, head.clone(), signature.clone()).offence(),
+        None,
+        "a PREPARE binds nobody"
+    );
     let of_another = ViewChangeHead { node: NodeId(1), ..head.clone() };
     assert_eq!(Evidence::Concealed(commit.clone(), of_another, signature.clone()).offence(), None);
     let of_another_epoch = ViewChangeHead { epoch: Epoch(1), ..head };
@@ -267,13 +355,23 @@ fn nobody_is_accused_without_two_signatures_of_his() {
     let spoil = |evidence: &Evidence, second: bool| {
         let mut spoiled = evidence.clone();
         match &mut spoiled {
-            Evidence::Fork(a, b) => *(if second { &mut b.signature } else { &mut a.signature }) = forged(),
-            Evidence::Votes(a, b) => *(if second { &mut b.signature } else { &mut a.signature }) = forged(),
-            Evidence::Concealed(commit, _, signature) => *(if second { signature } else { &mut commit.signature }) = forged(),
+            Evidence::Fork(a, b) => {
+                *(if second { &mut b.signature } else { &mut a.signature }) = forged()
+            }
+            Evidence::Votes(a, b) => {
+                *(if second { &mut b.signature } else { &mut a.signature }) = forged()
+            }
+            Evidence::Concealed(commit, _, signature) => {
+                *(if second { signature } else { &mut commit.signature }) = forged()
+            }
         }
         spoiled
     };
-    let honest = [chain.fork(0, 2, &Key::member(2), 7, (1, 2)), chain.offence(0, 2, 9), chain.concealed(4, 8, None)];
+    let honest = [
+        chain.fork(0, 2, &Key::member(2), 7, (1, 2)),
+        chain.offence(0, 2, 9),
+        chain.concealed(4, 8, None),
+    ];
     for evidence in &honest {
         for second in [false, true] {
             assert!(!spoil(evidence, second).is_signed(chain_id, &chain.validators, &Check));
@@ -315,15 +413,29 @@ fn of_each_author_four_items_of_a_sequence_are_judged() {
     };
     // Bad ones count against their author, too, and good ones of another author still count.
     let bad = vec![Item::Evidence(Box::new(chain.offence(9, 2, 1))); 3];
-    let vertices = [chain.sealed(0, bad), chain.sealed(0, items(&chain, 0..3)), chain.sealed(1, items(&chain, 2..4))];
+    let vertices = [
+        chain.sealed(0, bad),
+        chain.sealed(0, items(&chain, 0..3)),
+        chain.sealed(1, items(&chain, 2..4)),
+    ];
     let counted = chain.judge_vertices(&vertices).counted;
     let numbers: Vec<u64> = counted
         .iter()
-        .filter_map(|(offence, _)| if let OffenceKind::Votes(_, _, sequence) = offence.kind { Some(sequence.0) } else { None })
+        .filter_map(|(offence, _)| {
+            if let OffenceKind::Votes(_, _, sequence) = offence.kind {
+                Some(sequence.0)
+            } else {
+                None
+            }
+        })
         .collect();
     assert_eq!(numbers, [0, 2, 3]);
     let again = [chain.sealed(0, items(&chain, 1..3))];
-    assert_eq!(chain.judge_vertices(&again).counted.len(), 1, "what was void is judged when it is sealed again");
+    assert_eq!(
+        chain.judge_vertices(&again).counted.len(),
+        1,
+        "what was void is judged when it is sealed again"
+    );
 }
 
 // ---- epochs and keys
@@ -336,11 +448,18 @@ fn evidence_counts_in_its_epoch_and_the_next_and_then_no_more() {
     chain.next_epoch();
     assert!(chain.count(chain.offence(0, 2, 2)).is_some(), "of the epoch before");
     assert_eq!(chain.count(chain.offence(0, 2, 1)), None, "counted before the epoch's end");
-    assert!(chain.count(chain.offence(1, 2, 1)).is_some(), "the same place in another epoch is another offence");
+    assert!(
+        chain.count(chain.offence(1, 2, 1)).is_some(),
+        "the same place in another epoch is another offence"
+    );
     chain.next_epoch();
     assert_eq!(chain.count(chain.offence(0, 2, 3)), None, "two epochs ago");
     assert!(chain.count(chain.offence(1, 2, 3)).is_some());
-    assert_eq!(chain.state.reputation(NodeId(2)), FULL_REPUTATION - 4, "reputation goes on across epochs");
+    assert_eq!(
+        chain.state.reputation(NodeId(2)),
+        FULL_REPUTATION - 4,
+        "reputation goes on across epochs"
+    );
     chain.previous = None;
     assert_eq!(chain.count(chain.offence(1, 2, 4)), None, "nobody to judge by");
 }
@@ -353,9 +472,17 @@ fn a_rotated_key_inherits_what_the_old_one_did() {
     chain.reconfigure(Change::Rotate { id: NodeId(2), key: new.0.clone() }, &[&new, &old]);
     assert_eq!(chain.state.reputation(NodeId(2)), FULL_REPUTATION - 3);
     assert!(chain.count(chain.offence(0, 2, 50)).is_some(), "the old key's, of the epoch before");
-    assert_eq!(chain.count(chain.offence(1, 2, 50)), None, "the old key signs nothing in this epoch");
+    assert_eq!(
+        chain.count(chain.offence(1, 2, 50)),
+        None,
+        "the old key signs nothing in this epoch"
+    );
     let vote = |epoch, digest: &str| ballot(epoch, Phase::Prepare, 0, 50, hash(digest), 2);
-    assert_eq!(chain.count(chain.votes(&new, vote(0, "a"), vote(0, "c"))), None, "the new key signs nothing in the old one");
+    assert_eq!(
+        chain.count(chain.votes(&new, vote(0, "a"), vote(0, "c"))),
+        None,
+        "the new key signs nothing in the old one"
+    );
     assert!(chain.count(chain.votes(&new, vote(1, "a"), vote(1, "b"))).is_some());
     assert_eq!(chain.state.reputation(NodeId(2)), FULL_REPUTATION - 5);
 }
@@ -375,7 +502,10 @@ fn a_replaced_key_starts_afresh_and_answers_for_nothing_before() {
     assert!(chain.count(chain.offence(0, 1, 50)).is_some());
     chain.next_epoch();
     let vote = |digest: &str| ballot(1, Phase::Prepare, 0, 2, hash(digest), 2);
-    assert!(chain.count(chain.votes(&new, vote("a"), vote("b"))).is_some(), "since the epoch of its key");
+    assert!(
+        chain.count(chain.votes(&new, vote("a"), vote("b"))).is_some(),
+        "since the epoch of its key"
+    );
 }
 
 #[test]
@@ -406,7 +536,11 @@ fn eight_violations_ban_and_seven_do_not() {
     chain.violate(3, 1);
     assert_eq!((chain.state.reputation(NodeId(3)), chain.banned()), (2, vec![3]));
     chain.violate(3, 1);
-    assert_eq!((chain.state.reputation(NodeId(3)), chain.state.bans.clone()), (1, vec![NodeId(3)]), "once");
+    assert_eq!(
+        (chain.state.reputation(NodeId(3)), chain.state.bans.clone()),
+        (1, vec![NodeId(3)]),
+        "once"
+    );
 }
 
 #[test]
@@ -446,7 +580,8 @@ fn whose_last_two_views_gave_nothing_is_skipped() {
     chain.led(&[0]);
     assert_eq!(chain.skipped(), [0; 0], "no view below");
     chain.led(&[7]);
-    // Views 3 and 7 are of member 3, which succeeded; 1 and 5 of member 1, 2 and 6 of member 2: of f = 1 the most recent.
+    // Views 3 and 7 are of member 3, which succeeded; 1 and 5 of member 1, 2 and 6 of member 2: of
+    // f = 1 the most recent.
     assert_eq!(chain.skipped(), [2]);
     let mut chain = Chain::of(4);
     chain.led(&[0, 1, 2, 3, 8]);
@@ -482,7 +617,11 @@ fn in_one_rotation_of_eight_only_the_banned_are_skipped() {
         chain.state.leaders.succeeded = vec![None; 4];
         unbanned.state.leaders = chain.state.leaders.clone();
         let forgiving = view / 4 % 8 == 7;
-        assert_eq!((chain.skipped(), unbanned.skipped().is_empty()), (vec![0], forgiving), "view {view}");
+        assert_eq!(
+            (chain.skipped(), unbanned.skipped().is_empty()),
+            (vec![0], forgiving),
+            "view {view}"
+        );
     }
 }
 
@@ -501,7 +640,11 @@ fn at_most_f_are_skipped_the_banned_first_then_the_most_recent() {
     let mut three = Chain::of(3);
     three.led(&[20]);
     three.violate(1, 8);
-    assert_eq!((three.banned(), three.skipped()), (vec![1], vec![]), "f = 0: no leader can be spared");
+    assert_eq!(
+        (three.banned(), three.skipped()),
+        (vec![1], vec![]),
+        "f = 0: no leader can be spared"
+    );
 }
 
 #[test]
@@ -510,7 +653,11 @@ fn leaders_are_counted_afresh_in_each_epoch_and_from_its_first_leader() {
     chain.led(&[7]);
     assert_eq!(chain.skipped(), [2]);
     chain.next_epoch();
-    assert_eq!((chain.validators.first, chain.validators.leader(View(0))), (3, NodeId(3)), "who led last goes on");
+    assert_eq!(
+        (chain.validators.first, chain.validators.leader(View(0))),
+        (3, NodeId(3)),
+        "who led last goes on"
+    );
     assert_eq!((chain.state.leaders.newest_origin, chain.skipped()), (View(0), vec![]));
     // Views 0, 4 are of member 3; 1, 5 of 0; 2, 6 of 1; 3, 7 of 2.
     chain.led(&[7]);
@@ -535,7 +682,14 @@ fn ready_may_name_the_last_sixty_four_sequences_that_sixty_four_divides() {
     assert!(chain.state.knows(Sequence(0), id), "the genesis");
     for sequence in 1..=64 * 64 {
         let tips = chain.state.tips.clone();
-        chain.state.executed(&chain.validators, Sequence(sequence), View(0), hash(&sequence.to_string()), sequence, tips);
+        chain.state.executed(
+            &chain.validators,
+            Sequence(sequence),
+            View(0),
+            hash(&sequence.to_string()),
+            sequence,
+            tips,
+        );
         let known = chain.state.knows(Sequence(sequence), hash(&sequence.to_string()));
         assert_eq!(known, sequence % 64 == 0, "sequence {sequence}");
     }
@@ -549,7 +703,8 @@ fn ready_may_name_the_last_sixty_four_sequences_that_sixty_four_divides() {
 fn the_state_root_covers_outcomes_conduct_and_validators() {
     let mut chain = Chain::of(4);
     let before = chain.state.root(&chain.validators);
-    let vertex = |stamp| vertex(&chain.domain(), 0, &Key::member(0), Tip::default(), stamp, Vec::new());
+    let vertex =
+        |stamp| vertex(&chain.domain(), 0, &Key::member(0), Tip::default(), stamp, Vec::new());
     let with = |outcomes: &[(u64, &[Outcome])]| {
         let mut state = chain.state.clone();
         outcomes.iter().for_each(|(stamp, outcomes)| state.add_outcomes(&vertex(*stamp), outcomes));
@@ -580,14 +735,24 @@ fn an_epoch_begins_with_the_lanes_of_those_who_stay() {
     let (old, new) = (Key::member(3), Key::new("rotated"));
     chain.reconfigure(Change::Remove { id: NodeId(1) }, &[]);
     assert_eq!(chain.state.tips, [tips[0], tips[2], tips[3]]);
-    assert_eq!(chain.state.conduct.iter().map(|conduct| conduct.id.0).collect::<Vec<_>>(), [0, 2, 3]);
+    assert_eq!(
+        chain.state.conduct.iter().map(|conduct| conduct.id.0).collect::<Vec<_>>(),
+        [0, 2, 3]
+    );
     chain.reconfigure(Change::Rotate { id: NodeId(3), key: new.0.clone() }, &[&new, &old]);
     assert_eq!(chain.state.tips, [tips[0], tips[2], tips[3]], "a lane outlives its key");
     let joined = Key::member(4);
     chain.reconfigure(Change::Add { name: "m-4".into(), key: joined.0.clone() }, &[&joined]);
-    assert_eq!(chain.state.tips, [tips[0], tips[2], tips[3], Tip::default()], "a new lane begins at nothing");
+    assert_eq!(
+        chain.state.tips,
+        [tips[0], tips[2], tips[3], Tip::default()],
+        "a new lane begins at nothing"
+    );
     let state = &chain.state;
-    assert_eq!((state.epoch, state.sequence, state.chain_hash, state.time_ms), (Epoch(3), Sequence(64), hash("64"), 5));
+    assert_eq!(
+        (state.epoch, state.sequence, state.chain_hash, state.time_ms),
+        (Epoch(3), Sequence(64), hash("64"), 5)
+    );
     assert_eq!((state.successor, state.leaders.succeeded.len()), (None, 4));
     for key in [&old, &new, &joined, &Key::member(1), &Key::admin()] {
         assert!(state.used_key(&key.0), "a key is remembered for ever");
@@ -599,7 +764,12 @@ fn the_first_valid_order_of_a_sequence_ends_the_epoch_and_the_rest_of_it_is_stil
     let mut chain = Chain::of(4);
     let order = |term_ms: u64, admin: &Key| {
         let change = Change::SetParameters(Parameters { term_ms, ..Parameters::default() });
-        let reconfig = Reconfig { epoch: Epoch(0), valid_until_ms: chain.state.time_ms + 60_000, change, ready: None };
+        let reconfig = Reconfig {
+            epoch: Epoch(0),
+            valid_until_ms: chain.state.time_ms + 60_000,
+            change,
+            ready: None,
+        };
         let admin = admin.sign(&reconfig.signing_message(chain.id()));
         Item::Reconfig(Box::new(SignedReconfig { reconfig, admin, new_key: None, old_key: None }))
     };
@@ -618,5 +788,9 @@ fn the_first_valid_order_of_a_sequence_ends_the_epoch_and_the_rest_of_it_is_stil
     assert_eq!(judged.counted.len(), 2, "all of the sequence is executed");
     let before = chain.state.clone();
     assert!(chain.judge(Vec::new()).successor.is_none());
-    assert_ne!(chain.state.root(&chain.validators), before.root(&chain.validators), "a sequence without one has no successor");
+    assert_ne!(
+        chain.state.root(&chain.validators),
+        before.root(&chain.validators),
+        "a sequence without one has no successor"
+    );
 }

@@ -32,7 +32,8 @@ pub const READY_PATH: &str = "/v1/ready";
 pub const RECONFIG_PATH: &str = "/v1/reconfig";
 /// Asks a node how it is.
 pub const STATUS_PATH: &str = "/v1/status";
-/// The largest body that port 9000 takes, and that a client takes as an answer. A genesis of 31 members has 230 KiB.
+/// The largest body that port 9000 takes, and that a client takes as an answer. A genesis of 31
+/// members has 230 KiB.
 pub const MAX_BODY: usize = 1 << 20;
 
 /// The question "who are you", with something that no earlier answer can know.
@@ -43,7 +44,8 @@ pub struct AttestRequest {
     pub nonce: String,
 }
 
-/// Who may connect to a member without being one. It is forgotten when the node stops, and added to what is known.
+/// Who may connect to a member without being one. It is forgotten when the node stops, and added to
+/// what is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learners {
@@ -89,7 +91,8 @@ pub struct Attestation {
     pub proof: String,
     /// Base64 signature over [`Genesis::possession_message`], to be put into the genesis.
     pub possession: String,
-    /// The pod's projected ServiceAccount token, audience `creto.cretoai.io/<cluster UID>`; empty outside Kubernetes.
+    /// The pod's projected ServiceAccount token, audience `creto.cretoai.io/<cluster UID>`; empty
+    /// outside Kubernetes.
     pub token: String,
     /// The chain that the node's volume holds (64 hex digits), if any.
     pub chain_id: Option<String>,
@@ -140,18 +143,28 @@ pub enum AttestationError {
 }
 
 impl Attestation {
-    /// Checks that the answer is from the holder of `tls_key` and for this `nonce`. Whether the pod is the right one
-    /// (token, UIDs) is for the caller to check.
+    /// Checks that the answer is from the holder of `tls_key` and for this `nonce`. Whether the pod
+    /// is the right one (token, UIDs) is for the caller to check.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify(&self, verifier: &dyn Verifier, tls_key: &PublicKey, nonce: &[u8; 32]) -> Result<(), AttestationError> {
-        let key = decode_base64(&self.public_key).and_then(|b| PublicKey::from_slice(&b)).ok_or(AttestationError::Encoding("publicKey"))?;
+    pub fn verify(
+        &self,
+        verifier: &dyn Verifier,
+        tls_key: &PublicKey,
+        nonce: &[u8; 32],
+    ) -> Result<(), AttestationError> {
+        let key = decode_base64(&self.public_key)
+            .and_then(|b| PublicKey::from_slice(&b))
+            .ok_or(AttestationError::Encoding("publicKey"))?;
         if key != *tls_key {
             return Err(AttestationError::OtherKey);
         }
-        let signature =
-            |text: &str, field| decode_base64(text).and_then(|b| Signature::from_slice(&b)).ok_or(AttestationError::Encoding(field));
+        let signature = |text: &str, field| {
+            decode_base64(text)
+                .and_then(|b| Signature::from_slice(&b))
+                .ok_or(AttestationError::Encoding(field))
+        };
         let message = attest_message(nonce, &self.cluster_uid, &self.pod_uid);
         if !verifier.verify(&key, &message, &signature(&self.proof, "proof")?) {
             return Err(AttestationError::Proof);
@@ -168,7 +181,9 @@ impl Attestation {
     /// # Errors
     /// [`AttestationError::Encoding`].
     pub fn possession_signature(&self) -> Result<Signature, AttestationError> {
-        decode_base64(&self.possession).and_then(|b| Signature::from_slice(&b)).ok_or(AttestationError::Encoding("possession"))
+        decode_base64(&self.possession)
+            .and_then(|b| Signature::from_slice(&b))
+            .ok_or(AttestationError::Encoding("possession"))
     }
 }
 
@@ -195,7 +210,8 @@ pub enum Role {
     Checking,
     /// It votes.
     Validator,
-    /// A member whose volume was restored from an older copy: it never votes again with its key, and is to be replaced.
+    /// A member whose volume was restored from an older copy: it never votes again with its key,
+    /// and is to be replaced.
     Stale,
 }
 
@@ -244,9 +260,11 @@ pub struct NodeStatus {
     pub suspected: Vec<String>,
     /// The other members, as this node sees them.
     pub peers: Vec<PeerStatus>,
-    /// The newest records, newest last, at most 64, so that nodes at slightly different sequences can be compared.
+    /// The newest records, newest last, at most 64, so that nodes at slightly different sequences
+    /// can be compared.
     pub recent: Vec<RecentRecord>,
-    /// The 99th percentile of submit-to-final in milliseconds, of the newest payloads submitted here.
+    /// The 99th percentile of submit-to-final in milliseconds, of the newest payloads submitted
+    /// here.
     pub finality_p99_ms: Option<f64>,
     /// The node's version.
     pub version: String,
@@ -308,7 +326,8 @@ pub struct RecentRecord {
     pub chain_hash: String,
 }
 
-/// `GET /v1/evidence?from=number` on the client port: what the chain counted against its validators, oldest first.
+/// `GET /v1/evidence?from=number` on the client port: what the chain counted against its
+/// validators, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceList {
@@ -323,7 +342,8 @@ pub struct EvidenceList {
     pub next: Option<u64>,
 }
 
-/// `GET /v1/evidence/{number}`: one proof that a validator broke a rule. It needs nothing else to be verified.
+/// `GET /v1/evidence/{number}`: one proof that a validator broke a rule. It needs nothing else to
+/// be verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceItem {

@@ -1,18 +1,21 @@
 //! A client for port 9000, as the operator and the tests use it.
 //!
-//! The rule: it believes a node only by its key. [`ControlClient::attest`] learns a key together with proofs of it,
-//! every other call names the key that it expects.
+//! The rule: it believes a node only by its key. [`ControlClient::attest`] learns a key together
+//! with proofs of it, every other call names the key that it expects.
 
 use crate::{
     api::{
-        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody, GENESIS_PATH, LEARNER_GENESIS_PATH,
-        LEARNERS_PATH, Learners, MAX_BODY, NodeStatus, READY_PATH, RECONFIG_PATH, ReadyAnswer, ReadyRequest, STATUS_PATH, decode_base64,
+        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody,
+        GENESIS_PATH, LEARNER_GENESIS_PATH, LEARNERS_PATH, Learners, MAX_BODY, NodeStatus,
+        READY_PATH, RECONFIG_PATH, ReadyAnswer, ReadyRequest, STATUS_PATH, decode_base64,
         encode_base64,
     },
     keys::{MlDsa87, SecretKey},
     tls::{self, Expect, TlsError},
 };
-use cretoai_consensus::{Change, Epoch, PublicKey, Ready, Sequence, Signature, SignedGenesis, SignedReconfig, encode};
+use cretoai_consensus::{
+    Change, Epoch, PublicKey, Ready, Sequence, Signature, SignedGenesis, SignedReconfig, encode,
+};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -40,7 +43,9 @@ pub enum ControlError {
         source: io::Error,
     },
     /// The TLS handshake failed: the node has another key than expected, or does not admit ours.
-    #[error("TLS with {address}: {source}; the node admits only the admin key named in its pod template")]
+    #[error(
+        "TLS with {address}: {source}; the node admits only the admin key named in its pod template"
+    )]
     Handshake {
         /// Where to.
         address: SocketAddr,
@@ -99,29 +104,44 @@ impl ControlClient {
         Ok(Self { key: admin.clone() })
     }
 
-    /// Asks the node at `address` who it is. What comes back is proven to be said by the holder of the returned key,
-    /// for this `nonce`.
+    /// Asks the node at `address` who it is. What comes back is proven to be said by the holder of
+    /// the returned key, for this `nonce`.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn attest(&self, address: SocketAddr, nonce: &[u8; 32]) -> Result<(PublicKey, Attestation), ControlError> {
+    pub async fn attest(
+        &self,
+        address: SocketAddr,
+        nonce: &[u8; 32],
+    ) -> Result<(PublicKey, Attestation), ControlError> {
         let question = AttestRequest { nonce: hex::encode(nonce) };
-        let body = serde_json::to_vec(&question).map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
-        let call = self.call(address, Expect::Any, Method::POST, ATTEST_PATH, "application/json", body);
+        let body = serde_json::to_vec(&question)
+            .map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
+        let call =
+            self.call(address, Expect::Any, Method::POST, ATTEST_PATH, "application/json", body);
         let (key, answer) = call.await?;
         let attestation: Attestation = read_json(address, &answer)?;
-        attestation.verify(&MlDsa87, &key, nonce).map_err(|source| ControlError::Attestation { address, source })?;
+        attestation
+            .verify(&MlDsa87, &key, nonce)
+            .map_err(|source| ControlError::Attestation { address, source })?;
         Ok((key, attestation))
     }
 
     /// Gives the node its genesis; the same one again is accepted.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] with status 409 if the node's volume holds another chain; the others.
-    pub async fn put_genesis(&self, address: SocketAddr, expect: &PublicKey, genesis: &SignedGenesis) -> Result<(), ControlError> {
+    /// [`ControlError::Refused`] with status 409 if the node's volume holds another chain; the
+    /// others.
+    pub async fn put_genesis(
+        &self,
+        address: SocketAddr,
+        expect: &PublicKey,
+        genesis: &SignedGenesis,
+    ) -> Result<(), ControlError> {
         let expect = Expect::Key(expect.clone());
         let body = genesis.encode();
-        self.call(address, expect, Method::PUT, GENESIS_PATH, "application/octet-stream", body).await?;
+        self.call(address, expect, Method::PUT, GENESIS_PATH, "application/octet-stream", body)
+            .await?;
         Ok(())
     }
 
@@ -137,7 +157,15 @@ impl ControlClient {
     ) -> Result<(), ControlError> {
         let expect = Expect::Key(expect.clone());
         let body = genesis.encode();
-        self.call(address, expect, Method::PUT, LEARNER_GENESIS_PATH, "application/octet-stream", body).await?;
+        self.call(
+            address,
+            expect,
+            Method::PUT,
+            LEARNER_GENESIS_PATH,
+            "application/octet-stream",
+            body,
+        )
+        .await?;
         Ok(())
     }
 
@@ -145,19 +173,27 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn admit_learners(&self, address: SocketAddr, expect: &PublicKey, keys: &[PublicKey]) -> Result<(), ControlError> {
+    pub async fn admit_learners(
+        &self,
+        address: SocketAddr,
+        expect: &PublicKey,
+        keys: &[PublicKey],
+    ) -> Result<(), ControlError> {
         let expect = Expect::Key(expect.clone());
-        let learners = Learners { keys: keys.iter().map(|key| encode_base64(key.as_bytes())).collect() };
-        let body = serde_json::to_vec(&learners).map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
+        let learners =
+            Learners { keys: keys.iter().map(|key| encode_base64(key.as_bytes())).collect() };
+        let body = serde_json::to_vec(&learners)
+            .map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
         self.call(address, expect, Method::PUT, LEARNERS_PATH, "application/json", body).await?;
         Ok(())
     }
 
-    /// Asks a learner for what an order must hold that makes it a validator: what it knows of the chain, and its
-    /// signature over that and the change.
+    /// Asks a learner for what an order must hold that makes it a validator: what it knows of the
+    /// chain, and its signature over that and the change.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] with status 409 if it is in another epoch or the change is not of its key; the others.
+    /// [`ControlError::Refused`] with status 409 if it is in another epoch or the change is not of
+    /// its key; the others.
     pub async fn ready(
         &self,
         address: SocketAddr,
@@ -166,25 +202,51 @@ impl ControlClient {
         change: &Change,
     ) -> Result<(Ready, Signature), ControlError> {
         let question = ReadyRequest { epoch: epoch.0, change: encode_base64(&encode(change)) };
-        let body = serde_json::to_vec(&question).map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
-        let call = self.call(address, Expect::Key(expect.clone()), Method::POST, READY_PATH, "application/json", body);
+        let body = serde_json::to_vec(&question)
+            .map_err(|e| ControlError::Http { address, reason: e.to_string() })?;
+        let call = self.call(
+            address,
+            Expect::Key(expect.clone()),
+            Method::POST,
+            READY_PATH,
+            "application/json",
+            body,
+        );
         let (_, answer) = call.await?;
         let answer: ReadyAnswer = read_json(address, &answer)?;
         let chain_hash = answer.chain_hash.parse().ok();
-        let signature = decode_base64(&answer.signature).and_then(|bytes| Signature::from_slice(&bytes));
+        let signature =
+            decode_base64(&answer.signature).and_then(|bytes| Signature::from_slice(&bytes));
         match (chain_hash, signature) {
-            (Some(chain_hash), Some(signature)) => Ok((Ready { sequence: Sequence(answer.sequence), chain_hash }, signature)),
+            (Some(chain_hash), Some(signature)) => {
+                Ok((Ready { sequence: Sequence(answer.sequence), chain_hash }, signature))
+            }
             _ => Err(ControlError::Http { address, reason: "the answer is no READY".into() }),
         }
     }
 
-    /// Hands in an order. It takes effect when a decision executes it; the epoch in the status shows that.
+    /// Hands in an order. It takes effect when a decision executes it; the epoch in the status
+    /// shows that.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] with status 409 if it is void as far as the node knows; the others.
-    pub async fn reconfigure(&self, address: SocketAddr, expect: &PublicKey, order: &SignedReconfig) -> Result<(), ControlError> {
+    /// [`ControlError::Refused`] with status 409 if it is void as far as the node knows; the
+    /// others.
+    pub async fn reconfigure(
+        &self,
+        address: SocketAddr,
+        expect: &PublicKey,
+        order: &SignedReconfig,
+    ) -> Result<(), ControlError> {
         let expect = Expect::Key(expect.clone());
-        self.call(address, expect, Method::POST, RECONFIG_PATH, "application/octet-stream", encode(order)).await?;
+        self.call(
+            address,
+            expect,
+            Method::POST,
+            RECONFIG_PATH,
+            "application/octet-stream",
+            encode(order),
+        )
+        .await?;
         Ok(())
     }
 
@@ -192,9 +254,15 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn status(&self, address: SocketAddr, expect: &PublicKey) -> Result<NodeStatus, ControlError> {
+    pub async fn status(
+        &self,
+        address: SocketAddr,
+        expect: &PublicKey,
+    ) -> Result<NodeStatus, ControlError> {
         let expect = Expect::Key(expect.clone());
-        let (_, answer) = self.call(address, expect, Method::GET, STATUS_PATH, "application/json", vec![]).await?;
+        let (_, answer) = self
+            .call(address, expect, Method::GET, STATUS_PATH, "application/json", vec![])
+            .await?;
         read_json(address, &answer)
     }
 
@@ -219,7 +287,10 @@ impl ControlClient {
     }
 }
 
-async fn within_limit<T>(address: SocketAddr, call: impl Future<Output = Result<T, ControlError>>) -> Result<T, ControlError> {
+async fn within_limit<T>(
+    address: SocketAddr,
+    call: impl Future<Output = Result<T, ControlError>>,
+) -> Result<T, ControlError> {
     tokio::time::timeout(CALL_LIMIT, call).await.unwrap_or(Err(ControlError::Timeout { address }))
 }
 
@@ -229,21 +300,39 @@ async fn exchange(
     request: Request<Full<Bytes>>,
 ) -> Result<(PublicKey, Bytes), ControlError> {
     let http = |reason: String| ControlError::Http { address, reason };
-    let tcp = TcpStream::connect(address).await.map_err(|source| ControlError::Connect { address, source })?;
+    let tcp = TcpStream::connect(address)
+        .await
+        .map_err(|source| ControlError::Connect { address, source })?;
     let name = ServerName::from(address.ip());
-    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|source| ControlError::Handshake { address, source })?;
-    let key = stream.get_ref().1.peer_certificates().and_then(tls::peer_key).ok_or_else(|| http("the node showed no key".into()))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| http(e.to_string()))?;
+    let stream = TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(|source| ControlError::Handshake { address, source })?;
+    let key = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(tls::peer_key)
+        .ok_or_else(|| http("the node showed no key".into()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| http(e.to_string()))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|e| describe(address, &e))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|e| http(e.to_string()))?.to_bytes();
+        let body = Limited::new(body, MAX_BODY)
+            .collect()
+            .await
+            .map_err(|e| http(e.to_string()))?
+            .to_bytes();
         if head.status.is_success() {
             return Ok(body);
         }
         let (code, message) = match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(body) => (body.error.code, body.error.message),
-            Err(_) => ("unknown".into(), String::from_utf8_lossy(&body).chars().take(200).collect()),
+            Err(_) => {
+                ("unknown".into(), String::from_utf8_lossy(&body).chars().take(200).collect())
+            }
         };
         Err(ControlError::Refused { address, status: head.status, code, message })
     };
@@ -260,22 +349,32 @@ async fn exchange(
     answer.map(|body| (key, body))
 }
 
-/// A server refuses a TLS 1.3 client key after the client has finished its own handshake, so that the refusal comes
-/// back on the first read: that is a failed handshake to whoever reads the error.
+/// A server refuses a TLS 1.3 client key after the client has finished its own handshake, so that
+/// the refusal comes back on the first read: that is a failed handshake to whoever reads the error.
 fn describe(address: SocketAddr, error: &hyper::Error) -> ControlError {
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {
         if let Some(io) = e.downcast_ref::<io::Error>()
             && io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
         {
-            return ControlError::Handshake { address, source: io::Error::new(io.kind(), io.to_string()) };
+            return ControlError::Handshake {
+                address,
+                source: io::Error::new(io.kind(), io.to_string()),
+            };
         }
         cause = e.source();
     }
-    let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), |s| format!("{error}: {s}"));
+    let reason = std::error::Error::source(error)
+        .map_or_else(|| error.to_string(), |s| format!("{error}: {s}"));
     ControlError::Http { address, reason }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(address: SocketAddr, body: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(body).map_err(|e| ControlError::Http { address, reason: format!("the answer is not what was asked for: {e}") })
+fn read_json<T: serde::de::DeserializeOwned>(
+    address: SocketAddr,
+    body: &[u8],
+) -> Result<T, ControlError> {
+    serde_json::from_slice(body).map_err(|e| ControlError::Http {
+        address,
+        reason: format!("the answer is not what was asked for: {e}"),
+    })
 }

@@ -1,7 +1,8 @@
 //! ML-DSA-87 keys (FIPS 204, computed by AWS-LC) and the file that holds one.
 //!
-//! The rule: a private key is made where it is used and never overwritten. [`SecretKey::create`] refuses an existing
-//! file, and a file that was damaged is named as such instead of silently giving another identity.
+//! The rule: a private key is made where it is used and never overwritten. [`SecretKey::create`]
+//! refuses an existing file, and a file that was damaged is named as such instead of silently
+//! giving another identity.
 
 use aws_lc_rs::{
     rand,
@@ -18,7 +19,8 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// First bytes of a key file. What follows: the 32-byte seed, then the 32-byte fingerprint of its public key.
+/// First bytes of a key file. What follows: the 32-byte seed, then the 32-byte fingerprint of its
+/// public key.
 const FILE_TAG: &[u8; 16] = b"creto-mldsa87-v1";
 const SEED: usize = 32;
 const FINGERPRINT: usize = 32;
@@ -28,10 +30,14 @@ const FILE_SIZE: usize = FILE_TAG.len() + SEED + FINGERPRINT;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// AWS-LC refused; there is nothing that a caller could correct.
-    #[error("AWS-LC could not make an ML-DSA-87 key ({0}); check the CPU and the memory of this machine")]
+    #[error(
+        "AWS-LC could not make an ML-DSA-87 key ({0}); check the CPU and the memory of this machine"
+    )]
     Crypto(&'static str),
     /// The file or its folder cannot be read or written.
-    #[error("key file {path}: {action} failed: {source}; give the process read and write access to the folder")]
+    #[error(
+        "key file {path}: {action} failed: {source}; give the process read and write access to the folder"
+    )]
     File {
         /// The file meant.
         path: PathBuf,
@@ -41,10 +47,14 @@ pub enum KeyError {
         source: io::Error,
     },
     /// There is a file already.
-    #[error("key file {0} exists already and is never overwritten; use it, or move it away if this is to be another identity")]
+    #[error(
+        "key file {0} exists already and is never overwritten; use it, or move it away if this is to be another identity"
+    )]
     Exists(PathBuf),
     /// The bytes are not a key file.
-    #[error("key file {path} is damaged: {reason}; put the intact file back, or replace this validator by a new one")]
+    #[error(
+        "key file {path} is damaged: {reason}; put the intact file back, or replace this validator by a new one"
+    )]
     Damaged {
         /// The file meant.
         path: PathBuf,
@@ -52,7 +62,9 @@ pub enum KeyError {
         reason: String,
     },
     /// Others may read the file.
-    #[error("key file {path} has mode {mode:o}, so that others may read it; run `chmod 600 {path}`")]
+    #[error(
+        "key file {path} has mode {mode:o}, so that others may read it; run `chmod 600 {path}`"
+    )]
     Exposed {
         /// The file meant.
         path: PathBuf,
@@ -87,8 +99,10 @@ impl SecretKey {
     /// # Errors
     /// [`KeyError::Crypto`].
     pub fn from_seed(seed: &[u8; SEED]) -> Result<Self, KeyError> {
-        let pair = PqdsaKeyPair::from_seed(&ML_DSA_87_SIGNING, seed).map_err(|_| KeyError::Crypto("seed refused"))?;
-        let public = PublicKey::from_slice(pair.public_key().as_ref()).ok_or(KeyError::Crypto("public key of an unexpected size"))?;
+        let pair = PqdsaKeyPair::from_seed(&ML_DSA_87_SIGNING, seed)
+            .map_err(|_| KeyError::Crypto("seed refused"))?;
+        let public = PublicKey::from_slice(pair.public_key().as_ref())
+            .ok_or(KeyError::Crypto("public key of an unexpected size"))?;
         Ok(Self(Arc::new(Inner { seed: Zeroizing::new(*seed), pair, public })))
     }
 
@@ -107,8 +121,8 @@ impl SecretKey {
     /// Signs `message` with an empty context (hedged: two signatures of one message differ).
     ///
     /// # Panics
-    /// If AWS-LC cannot sign, which it does not do for a key that it made, short of exhausted memory. A validator
-    /// that cannot sign has nothing better to do than to stop.
+    /// If AWS-LC cannot sign, which it does not do for a key that it made, short of exhausted
+    /// memory. A validator that cannot sign has nothing better to do than to stop.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Signature {
         let mut bytes = Box::new([0; Signature::SIZE]);
@@ -122,15 +136,18 @@ impl SecretKey {
     /// Reads a key file that [`SecretKey::create`] wrote.
     ///
     /// # Errors
-    /// [`KeyError::File`] (with `io::ErrorKind::NotFound` if there is none), [`KeyError::Exposed`] if its mode lets
-    /// everybody read it, [`KeyError::Damaged`].
+    /// [`KeyError::File`] (with `io::ErrorKind::NotFound` if there is none), [`KeyError::Exposed`]
+    /// if its mode lets everybody read it, [`KeyError::Damaged`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
-        let failed = |action| move |source| KeyError::File { path: path.to_owned(), action, source };
+        let failed =
+            |action| move |source| KeyError::File { path: path.to_owned(), action, source };
         let damaged = |reason: String| KeyError::Damaged { path: path.to_owned(), reason };
         let file = File::open(path).map_err(failed("opening"))?;
-        let mode = file.metadata().map_err(failed("reading its mode"))?.permissions().mode() & 0o777;
-        // A group may be allowed to read: Kubernetes sets that with fsGroup when it mounts the volume.
+        let mode =
+            file.metadata().map_err(failed("reading its mode"))?.permissions().mode() & 0o777;
+        // A group may be allowed to read: Kubernetes sets that with fsGroup when it mounts the
+        // volume.
         if mode & 0o007 != 0 {
             return Err(KeyError::Exposed { path: path.to_owned(), mode });
         }
@@ -141,19 +158,25 @@ impl SecretKey {
         }
         let (tag, rest) = bytes.split_at(FILE_TAG.len());
         let (seed, fingerprint) = rest.split_at(SEED);
-        let seed: Zeroizing<[u8; SEED]> = Zeroizing::new(seed.try_into().map_err(|_| damaged("its seed is cut off".into()))?);
+        let seed: Zeroizing<[u8; SEED]> =
+            Zeroizing::new(seed.try_into().map_err(|_| damaged("its seed is cut off".into()))?);
         if tag != FILE_TAG {
-            return Err(damaged(format!("it does not begin with {:?}", String::from_utf8_lossy(FILE_TAG))));
+            return Err(damaged(format!(
+                "it does not begin with {:?}",
+                String::from_utf8_lossy(FILE_TAG)
+            )));
         }
         let key = Self::from_seed(&seed)?;
         if fingerprint != key.public_key().fingerprint().0 {
-            return Err(damaged("its seed does not give the key whose fingerprint stands beside it".into()));
+            return Err(damaged(
+                "its seed does not give the key whose fingerprint stands beside it".into(),
+            ));
         }
         Ok(key)
     }
 
-    /// Makes a new key and writes it to `path`, mode 0600, durably: a temporary file, fsync, link to its name, fsync
-    /// of the folder. The folder is made if it is missing.
+    /// Makes a new key and writes it to `path`, mode 0600, durably: a temporary file, fsync, link
+    /// to its name, fsync of the folder. The folder is made if it is missing.
     ///
     /// # Errors
     /// [`KeyError::Exists`] if there is a file of that name, whatever it holds; [`KeyError::File`];
@@ -161,7 +184,8 @@ impl SecretKey {
     pub fn create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
         let key = Self::generate()?;
-        let failed = |action| move |source| KeyError::File { path: path.to_owned(), action, source };
+        let failed =
+            |action| move |source| KeyError::File { path: path.to_owned(), action, source };
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(failed("making its folder"))?;
         if path.symlink_metadata().is_ok() {
@@ -173,7 +197,8 @@ impl SecretKey {
         temporary.push(format!(".{}", hex::encode(suffix)));
         let temporary = PathBuf::from(temporary);
         let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(FILE_TAG)?;
             file.write_all(key.seed())?;
             file.write_all(&key.public_key().fingerprint().0)?;
@@ -220,6 +245,8 @@ pub struct MlDsa87;
 
 impl Verifier for MlDsa87 {
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
-        UnparsedPublicKey::new(&ML_DSA_87, key.as_bytes()).verify(message, signature.as_bytes()).is_ok()
+        UnparsedPublicKey::new(&ML_DSA_87, key.as_bytes())
+            .verify(message, signature.as_bytes())
+            .is_ok()
     }
 }

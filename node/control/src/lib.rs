@@ -1,8 +1,9 @@
-//! The control interface of a CretoAI node, as both sides see it: ML-DSA-87 keys, TLS with raw public keys, the JSON
-//! of port 9000, and a client for it.
+//! The control interface of a CretoAI node, as both sides see it: ML-DSA-87 keys, TLS with raw
+//! public keys, the JSON of port 9000, and a client for it.
 //!
-//! The rule: an identity is a key and nothing else. No name, address, certificate authority or password is believed;
-//! whoever speaks proves possession of an ML-DSA-87 key in the TLS handshake, and whoever listens decides by that key.
+//! The rule: an identity is a key and nothing else. No name, address, certificate authority or
+//! password is believed; whoever speaks proves possession of an ML-DSA-87 key in the TLS handshake,
+//! and whoever listens decides by that key.
 
 #![forbid(unsafe_code)]
 

@@ -1,13 +1,16 @@
-//! TLS 1.3 with raw public keys (RFC 7250) on both sides: ML-DSA-87 identities, X25519MLKEM768 key exchange, AES-256
-//! or ChaCha20, and nothing else. Used over TCP (port 9000) and inside QUIC (port 9001).
+//! TLS 1.3 with raw public keys (RFC 7250) on both sides: ML-DSA-87 identities, X25519MLKEM768 key
+//! exchange, AES-256 or ChaCha20, and nothing else. Used over TCP (port 9000) and inside QUIC (port
+//! 9001).
 //!
-//! The rule: there is no fallback. A peer that offers only classical key exchange, a certificate, another signature
-//! algorithm or a session ticket does not get a connection; every connection proves possession anew.
+//! The rule: there is no fallback. A peer that offers only classical key exchange, a certificate,
+//! another signature algorithm or a session ticket does not get a connection; every connection
+//! proves possession anew.
 
 use crate::keys::{KeyError, SecretKey};
 use cretoai_consensus::PublicKey;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    Error, ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{
         CryptoProvider,
@@ -20,10 +23,12 @@ use rustls::{
 };
 use std::{fmt, sync::Arc};
 
-/// What precedes the 2,592 key bytes in the DER of an ML-DSA-87 SubjectPublicKeyInfo (RFC 9881): SEQUENCE { SEQUENCE {
-/// OID 2.16.840.1.101.3.4.3.19 }, BIT STRING }.
-const SPKI_HEAD: [u8; 22] =
-    [0x30, 0x82, 0x0a, 0x32, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03, 0x13, 0x03, 0x82, 0x0a, 0x21, 0x00];
+/// What precedes the 2,592 key bytes in the DER of an ML-DSA-87 SubjectPublicKeyInfo (RFC 9881):
+/// SEQUENCE { SEQUENCE { OID 2.16.840.1.101.3.4.3.19 }, BIT STRING }.
+const SPKI_HEAD: [u8; 22] = [
+    0x30, 0x82, 0x0a, 0x32, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03,
+    0x13, 0x03, 0x82, 0x0a, 0x21, 0x00,
+];
 
 /// Why a TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +41,8 @@ pub enum TlsError {
     Rustls(#[from] Error),
 }
 
-/// Decides by its key who may connect. It is asked before the peer has proven possession of the key, so `true` is
-/// not yet an identity: only a connection whose handshake completed is.
+/// Decides by its key who may connect. It is asked before the peer has proven possession of the
+/// key, so `true` is not yet an identity: only a connection whose handshake completed is.
 pub trait Admit: Send + Sync {
     /// Whether the holder of `key` is welcome.
     fn admit(&self, key: &PublicKey) -> bool;
@@ -56,7 +61,8 @@ pub enum Expect {
     Key(PublicKey),
     /// Any key that is admitted.
     AnyOf(Arc<dyn Admit>),
-    /// Any ML-DSA-87 key: for attestation, where the identity is proven by what is said over the connection.
+    /// Any ML-DSA-87 key: for attestation, where the identity is proven by what is said over the
+    /// connection.
     Any,
 }
 
@@ -74,9 +80,14 @@ impl Admit for Expect {
 ///
 /// # Errors
 /// [`TlsError`] if rustls does not accept the key.
-pub fn server_config(key: &SecretKey, admit: Arc<dyn Admit>, alpn: &[u8]) -> Result<ServerConfig, TlsError> {
+pub fn server_config(
+    key: &SecretKey,
+    admit: Arc<dyn Admit>,
+    alpn: &[u8],
+) -> Result<ServerConfig, TlsError> {
     let provider = provider();
-    let resolver = rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified(key, &provider)?);
+    let resolver =
+        rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified(key, &provider)?);
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(RawKeyVerifier { admit, provider }))
@@ -92,13 +103,21 @@ pub fn server_config(key: &SecretKey, admit: Arc<dyn Admit>, alpn: &[u8]) -> Res
 ///
 /// # Errors
 /// [`TlsError`] if rustls does not accept the key.
-pub fn client_config(key: &SecretKey, expect: Expect, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
+pub fn client_config(
+    key: &SecretKey,
+    expect: Expect,
+    alpn: &[u8],
+) -> Result<ClientConfig, TlsError> {
     let provider = provider();
-    let resolver = rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified(key, &provider)?);
+    let resolver =
+        rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified(key, &provider)?);
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(RawKeyVerifier { admit: Arc::new(expect), provider }))
+        .with_custom_certificate_verifier(Arc::new(RawKeyVerifier {
+            admit: Arc::new(expect),
+            provider,
+        }))
         .with_client_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -126,7 +145,9 @@ pub fn subject_public_key_info(key: &PublicKey) -> Vec<u8> {
 #[must_use]
 pub fn refusal(error: &Error) -> &'static str {
     match error {
-        Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => "unknown_key",
+        Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
+            "unknown_key"
+        }
         Error::InvalidCertificate(CertificateError::BadSignature) => "bad_signature",
         Error::InvalidCertificate(_) => "not_a_raw_ml_dsa_87_key",
         Error::NoCertificatesPresented => "no_key",
@@ -143,7 +164,9 @@ pub fn refusal_of_alert(alert: u8) -> &'static str {
     match AlertDescription::from(alert) {
         AlertDescription::AccessDenied => "unknown_key",
         AlertDescription::DecryptError => "bad_signature",
-        AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => "not_a_raw_ml_dsa_87_key",
+        AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
+            "not_a_raw_ml_dsa_87_key"
+        }
         AlertDescription::CertificateRequired => "no_key",
         AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion => "incompatible",
         AlertDescription::NoApplicationProtocol => "other_protocol",
@@ -154,7 +177,10 @@ pub fn refusal_of_alert(alert: u8) -> &'static str {
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         kx_groups: vec![kx_group::X25519MLKEM768],
-        cipher_suites: vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_CHACHA20_POLY1305_SHA256],
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
         ..default_provider()
     })
 }
@@ -166,7 +192,8 @@ fn certified(key: &SecretKey, provider: &CryptoProvider) -> Result<Arc<Certified
     Ok(Arc::new(CertifiedKey::new(vec![shown], signing)))
 }
 
-/// Both sides check a peer alike: one raw ML-DSA-87 key, admitted, and the handshake signed with it.
+/// Both sides check a peer alike: one raw ML-DSA-87 key, admitted, and the handshake signed with
+/// it.
 struct RawKeyVerifier {
     admit: Arc<dyn Admit>,
     provider: Arc<CryptoProvider>,
@@ -184,7 +211,11 @@ impl RawKeyVerifier {
             return Err(CertificateError::BadEncoding.into());
         }
         let key = peer_key(std::slice::from_ref(shown)).ok_or(CertificateError::BadEncoding)?;
-        if self.admit.admit(&key) { Ok(()) } else { Err(CertificateError::ApplicationVerificationFailure.into()) }
+        if self.admit.admit(&key) {
+            Ok(())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
     }
 
     fn signed(
@@ -197,7 +228,12 @@ impl RawKeyVerifier {
             return Err(CertificateError::BadSignature.into());
         }
         let key = SubjectPublicKeyInfoDer::from(shown.as_ref());
-        verify_tls13_signature_with_raw_key(message, &key, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature_with_raw_key(
+            message,
+            &key,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn refuse_tls12() -> Result<HandshakeSignatureValid, Error> {

@@ -5,8 +5,8 @@
 use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
 use cretoai_control::{
     api::{
-        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody, ErrorDetail, GENESIS_PATH, attest_message,
-        encode_base64,
+        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody,
+        ErrorDetail, GENESIS_PATH, attest_message, encode_base64,
     },
     client::{ControlClient, ControlError},
     keys::{MlDsa87, SecretKey},
@@ -34,7 +34,9 @@ fn attestation(node: &SecretKey, nonce: &[u8; 32]) -> Attestation {
         pod_uid: "uid-0".into(),
         cluster_uid: "cluster".into(),
         proof: encode_base64(node.sign(&attest_message(nonce, "cluster", "uid-0")).as_bytes()),
-        possession: encode_base64(node.sign(&Genesis::possession_message("cluster", "prod-0")).as_bytes()),
+        possession: encode_base64(
+            node.sign(&Genesis::possession_message("cluster", "prod-0")).as_bytes(),
+        ),
         token: "secret-token".into(),
         chain_id: None,
         version: "0".into(),
@@ -46,7 +48,8 @@ type Alteration = fn(&mut Attestation);
 /// A node that attests itself, altered by `alter`, and answers PUT genesis with 409.
 async fn node(node: SecretKey, admin: &SecretKey, alter: Alteration) -> SocketAddr {
     let admitted = admin.public_key().clone();
-    let config = server_config(&node, Arc::new(move |k: &PublicKey| *k == admitted), CONTROL_ALPN).unwrap();
+    let config =
+        server_config(&node, Arc::new(move |k: &PublicKey| *k == admitted), CONTROL_ALPN).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -69,13 +72,25 @@ async fn node(node: SecretKey, admin: &SecretKey, alter: Alteration) -> SocketAd
                     } else {
                         assert_eq!(path, GENESIS_PATH);
                         SignedGenesis::decode(&body).unwrap().verify(&MlDsa87).unwrap();
-                        let error = ErrorDetail { code: "other_chain".into(), field: None, message: "a and b".into() };
+                        let error = ErrorDetail {
+                            code: "other_chain".into(),
+                            field: None,
+                            message: "a and b".into(),
+                        };
                         (StatusCode::CONFLICT, serde_json::to_vec(&ErrorBody { error }).unwrap())
                     };
-                    Ok::<_, Infallible>(Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap())
+                    Ok::<_, Infallible>(
+                        Response::builder()
+                            .status(status)
+                            .body(Full::new(Bytes::from(body)))
+                            .unwrap(),
+                    )
                 }
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service),
+            );
         }
     });
     address
@@ -114,7 +129,10 @@ async fn an_honest_node_is_believed_and_its_refusals_are_told() {
 async fn a_node_that_says_something_unproven_is_not_believed() {
     let admin = key(1);
     let alterations: [(Alteration, AttestationError); 7] = [
-        (|a| a.public_key = encode_base64(key(9).public_key().as_bytes()), AttestationError::OtherKey),
+        (
+            |a| a.public_key = encode_base64(key(9).public_key().as_bytes()),
+            AttestationError::OtherKey,
+        ),
         (|a| a.public_key = "?".into(), AttestationError::Encoding("publicKey")),
         (|a| a.pod_uid = "uid-1".into(), AttestationError::Proof),
         (|a| a.cluster_uid = "clustr".into(), AttestationError::Proof),
@@ -136,9 +154,14 @@ async fn a_node_that_says_something_unproven_is_not_believed() {
 async fn neither_a_stranger_nor_an_unexpected_node_gets_an_answer() {
     let (admin, honest, stranger) = (key(1), key(2), key(3));
     let address = node(honest.clone(), &admin, |_| {}).await;
-    let refused = ControlClient::new(&stranger).unwrap().attest(address, &[5; 32]).await.unwrap_err();
+    let refused =
+        ControlClient::new(&stranger).unwrap().attest(address, &[5; 32]).await.unwrap_err();
     assert!(matches!(refused, ControlError::Handshake { .. }), "{refused}");
-    let refused = ControlClient::new(&admin).unwrap().status(address, stranger.public_key()).await.unwrap_err();
+    let refused = ControlClient::new(&admin)
+        .unwrap()
+        .status(address, stranger.public_key())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, ControlError::Handshake { .. }), "{refused}");
 }
 

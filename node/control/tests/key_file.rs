@@ -15,7 +15,8 @@ fn a_key_is_created_private_and_reads_back_as_the_same_identity() {
     let read = SecretKey::load(&path).unwrap();
     assert_eq!(read.public_key(), made.public_key());
     assert!(MlDsa87.verify(made.public_key(), b"message", &read.sign(b"message")));
-    let names: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["identity.key"], "no temporary copy is left");
 }
 

@@ -9,8 +9,8 @@ use cretoai_control::{
 };
 use proptest::prelude::*;
 use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, ConnectionCommon, Error, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection,
-    SignatureScheme,
+    CipherSuite, ClientConfig, ClientConnection, ConnectionCommon, Error, HandshakeKind,
+    NamedGroup, ProtocolVersion, ServerConnection, SignatureScheme,
     client::ResolvesClientCert,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
@@ -30,7 +30,10 @@ fn only(key: &SecretKey) -> Arc<dyn Admit> {
 }
 
 /// Runs a handshake to its end; the error and the side that found it.
-fn handshake(client: ClientConfig, server: rustls::ServerConfig) -> Result<(ClientConnection, ServerConnection), (&'static str, Error)> {
+fn handshake(
+    client: ClientConfig,
+    server: rustls::ServerConfig,
+) -> Result<(ClientConnection, ServerConnection), (&'static str, Error)> {
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let mut client = ClientConnection::new(Arc::new(client), name).map_err(|e| ("client", e))?;
     let mut server = ServerConnection::new(Arc::new(server)).map_err(|e| ("server", e))?;
@@ -67,7 +70,10 @@ fn refused(client: ClientConfig, server: rustls::ServerConfig) -> (&'static str,
 
 fn assert_post_quantum<D>(connection: &ConnectionCommon<D>) {
     assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_3));
-    assert_eq!(connection.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+    assert_eq!(
+        connection.negotiated_key_exchange_group().unwrap().name(),
+        NamedGroup::X25519MLKEM768
+    );
     assert_eq!(connection.alpn_protocol(), Some(ALPN));
     assert_eq!(connection.handshake_kind(), Some(HandshakeKind::Full));
     let suite = connection.negotiated_cipher_suite().unwrap().suite();
@@ -83,8 +89,14 @@ fn two_known_keys_connect_with_post_quantum_everything() {
         let (client, server) = handshake(client, server).unwrap();
         assert_post_quantum(&client);
         assert_post_quantum(&server);
-        assert_eq!(tls::peer_key(server.peer_certificates().unwrap()).as_ref(), Some(admin.public_key()));
-        assert_eq!(tls::peer_key(client.peer_certificates().unwrap()).as_ref(), Some(node.public_key()));
+        assert_eq!(
+            tls::peer_key(server.peer_certificates().unwrap()).as_ref(),
+            Some(admin.public_key())
+        );
+        assert_eq!(
+            tls::peer_key(client.peer_certificates().unwrap()).as_ref(),
+            Some(node.public_key())
+        );
     }
 }
 
@@ -128,8 +140,10 @@ fn impostor(shows: Vec<Vec<u8>>, signs_with: &SecretKey, node: &SecretKey) -> Cl
     let pair = aws_lc_rs_pair(signs_with);
     let signing = aws_lc_rs::default_provider().key_provider.load_private_key(pair).unwrap();
     let shown = shows.into_iter().map(CertificateDer::from).collect();
-    let mut config = client_config(signs_with, Expect::Key(node.public_key().clone()), ALPN).unwrap();
-    config.client_auth_cert_resolver = Arc::new(Impostor(Arc::new(CertifiedKey::new(shown, signing))));
+    let mut config =
+        client_config(signs_with, Expect::Key(node.public_key().clone()), ALPN).unwrap();
+    config.client_auth_cert_resolver =
+        Arc::new(Impostor(Arc::new(CertifiedKey::new(shown, signing))));
     config
 }
 
@@ -143,7 +157,10 @@ fn aws_lc_rs_pair(key: &SecretKey) -> PrivateKeyDer<'static> {
 fn a_stolen_public_key_without_its_private_key_is_refused() {
     let (node, admin, thief) = (key(1), key(2), key(3));
     let stolen = subject_public_key_info(admin.public_key());
-    let (side, error) = refused(impostor(vec![stolen], &thief, &node), server_config(&node, only(&admin), ALPN).unwrap());
+    let (side, error) = refused(
+        impostor(vec![stolen], &thief, &node),
+        server_config(&node, only(&admin), ALPN).unwrap(),
+    );
     assert_eq!((side, refusal(&error)), ("server", "bad_signature"), "{error}");
 }
 
@@ -156,8 +173,10 @@ fn what_is_not_exactly_one_raw_ml_dsa_87_key_is_refused() {
     let mut longer = spki.clone();
     longer.push(0);
     for shown in [other_algorithm, longer, spki[..100].to_vec(), vec![]] {
-        let (side, error) =
-            refused(impostor(vec![shown], &admin, &node), server_config(&node, Arc::new(|_: &PublicKey| true), ALPN).unwrap());
+        let (side, error) = refused(
+            impostor(vec![shown], &admin, &node),
+            server_config(&node, Arc::new(|_: &PublicKey| true), ALPN).unwrap(),
+        );
         assert_eq!(side, "server", "{error}");
     }
 }
@@ -190,8 +209,10 @@ fn a_classical_only_client_is_refused() {
     let (node, admin) = (key(1), key(2));
     let server = server_config(&node, only(&admin), ALPN).unwrap();
     let ours = client_config(&admin, Expect::Key(node.public_key().clone()), ALPN).unwrap();
-    let classical =
-        CryptoProvider { kx_groups: vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1], ..aws_lc_rs::default_provider() };
+    let classical = CryptoProvider {
+        kx_groups: vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    };
     let mut client = ClientConfig::builder_with_provider(Arc::new(classical))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()

@@ -54,15 +54,28 @@ fn a_seed_gives_the_key_that_wycheproof_names_and_that_key_signs() {
     for group in file["testGroups"].as_array().unwrap() {
         let cases = group["tests"].as_array().unwrap();
         let Ok(seed) = <[u8; 32]>::try_from(bytes(&group["privateSeed"])) else {
-            assert!(cases.iter().all(|c| c["result"] == "invalid"), "a seed that is not 32 bytes is invalid");
+            assert!(
+                cases.iter().all(|c| c["result"] == "invalid"),
+                "a seed that is not 32 bytes is invalid"
+            );
             continue;
         };
         let secret = SecretKey::from_seed(&seed).unwrap();
-        assert_eq!(hex::encode(secret.public_key().as_bytes()), group["publicKey"].as_str().unwrap());
+        assert_eq!(
+            hex::encode(secret.public_key().as_bytes()),
+            group["publicKey"].as_str().unwrap()
+        );
         keys += 1;
-        for case in cases.iter().filter(|c| !has_context(c) && c["result"] == "valid" && c["msg"].is_string()) {
+        for case in cases
+            .iter()
+            .filter(|c| !has_context(c) && c["result"] == "valid" && c["msg"].is_string())
+        {
             let message = bytes(&case["msg"]);
-            assert!(accepts(secret.public_key().as_bytes(), &message, &bytes(&case["sig"])), "case {}", case["tcId"]);
+            assert!(
+                accepts(secret.public_key().as_bytes(), &message, &bytes(&case["sig"])),
+                "case {}",
+                case["tcId"]
+            );
             let ours = secret.sign(&message);
             assert!(MlDsa87.verify(secret.public_key(), &message, &ours), "case {}", case["tcId"]);
         }

@@ -1,4 +1,5 @@
-//! Takes keys out of a TOML section one by one, so that what is left over is unknown and can be named.
+//! Takes keys out of a TOML section one by one, so that what is left over is unknown and can be
+//! named.
 
 use super::ConfigError;
 use crate::peer_address::PeerAddress;
@@ -18,18 +19,28 @@ pub(super) struct Section {
 
 impl Section {
     /// The sections of a file, in the order of `names`; one that the file does not have is empty.
-    pub(super) fn split(root: &mut Table, names: &[&'static str]) -> Result<Vec<Self>, ConfigError> {
+    pub(super) fn split(
+        root: &mut Table,
+        names: &[&'static str],
+    ) -> Result<Vec<Self>, ConfigError> {
         let sections = names
             .iter()
             .map(|&name| match root.remove(name) {
                 None => Ok(Self { name, ..Self::default() }),
                 Some(Value::Table(table)) => Ok(Self { name, table, known: vec![] }),
-                Some(value) => Err(ConfigError::Value { key: name.into(), value: shown(&value), fix: format!("[{name}] is a section") }),
+                Some(value) => Err(ConfigError::Value {
+                    key: name.into(),
+                    value: shown(&value),
+                    fix: format!("[{name}] is a section"),
+                }),
             })
             .collect::<Result<_, _>>()?;
         match root.keys().next() {
             None => Ok(sections),
-            Some(key) => Err(ConfigError::Unknown { key: short(key), fix: format!("the sections are [{}]", names.join("], [")) }),
+            Some(key) => Err(ConfigError::Unknown {
+                key: short(key),
+                fix: format!("the sections are [{}]", names.join("], [")),
+            }),
         }
     }
 
@@ -49,11 +60,24 @@ impl Section {
         self.table.remove(key)
     }
 
-    fn refuse<T>(&self, key: &str, value: &Value, fix: impl Into<String>) -> Result<T, ConfigError> {
-        Err(ConfigError::Value { key: format!("{}.{key}", self.name), value: shown(value), fix: fix.into() })
+    fn refuse<T>(
+        &self,
+        key: &str,
+        value: &Value,
+        fix: impl Into<String>,
+    ) -> Result<T, ConfigError> {
+        Err(ConfigError::Value {
+            key: format!("{}.{key}", self.name),
+            value: shown(value),
+            fix: fix.into(),
+        })
     }
 
-    pub(super) fn text(&mut self, key: &'static str, default: Option<&str>) -> Result<Option<String>, ConfigError> {
+    pub(super) fn text(
+        &mut self,
+        key: &'static str,
+        default: Option<&str>,
+    ) -> Result<Option<String>, ConfigError> {
         match self.take(key) {
             None => Ok(default.map(Into::into)),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -61,7 +85,13 @@ impl Section {
         }
     }
 
-    pub(super) fn choice(&mut self, key: &'static str, choices: &[&str], default: usize, why: &str) -> Result<String, ConfigError> {
+    pub(super) fn choice(
+        &mut self,
+        key: &'static str,
+        choices: &[&str],
+        default: usize,
+        why: &str,
+    ) -> Result<String, ConfigError> {
         let default = choices.get(default).copied();
         let text = self.text(key, default)?.unwrap_or_default();
         if choices.contains(&text.as_str()) {
@@ -74,15 +104,26 @@ impl Section {
         self.refuse(key, &Value::String(text), fix)
     }
 
-    pub(super) fn path(&mut self, key: &'static str, default: PathBuf) -> Result<PathBuf, ConfigError> {
+    pub(super) fn path(
+        &mut self,
+        key: &'static str,
+        default: PathBuf,
+    ) -> Result<PathBuf, ConfigError> {
         match self.text(key, None)? {
             None => Ok(default),
-            Some(text) if text.is_empty() || text.contains('\0') => self.refuse(key, &Value::String(text), "write the path of a folder"),
+            Some(text) if text.is_empty() || text.contains('\0') => {
+                self.refuse(key, &Value::String(text), "write the path of a folder")
+            }
             Some(text) => Ok(text.into()),
         }
     }
 
-    pub(super) fn parsed<T: FromStr>(&mut self, key: &'static str, default: &str, fix: &str) -> Result<T, ConfigError> {
+    pub(super) fn parsed<T: FromStr>(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        fix: &str,
+    ) -> Result<T, ConfigError> {
         let text = self.text(key, Some(default))?.unwrap_or_default();
         match text.parse() {
             Ok(value) => Ok(value),
@@ -90,11 +131,20 @@ impl Section {
         }
     }
 
-    pub(super) fn number(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> Result<u64, ConfigError> {
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        default: u64,
+        range: RangeInclusive<u64>,
+    ) -> Result<u64, ConfigError> {
         let Some(value) = self.take(key) else { return Ok(default) };
         match value.as_integer().and_then(|n| u64::try_from(n).ok()).filter(|n| range.contains(n)) {
             Some(number) => Ok(number),
-            None => self.refuse(key, &value, format!("write a whole number from {} to {}", range.start(), range.end())),
+            None => self.refuse(
+                key,
+                &value,
+                format!("write a whole number from {} to {}", range.start(), range.end()),
+            ),
         }
     }
 
@@ -108,7 +158,11 @@ impl Section {
         let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
         match number.filter(|n| *n > 0.5 && *n <= 1.0) {
             Some(number) => Ok(number),
-            None => self.refuse(key, &value, "write a share above 0.5, at most 1; 0.67 stands for 2f+1 of 3f+1"),
+            None => self.refuse(
+                key,
+                &value,
+                "write a share above 0.5, at most 1; 0.67 stands for 2f+1 of 3f+1",
+            ),
         }
     }
 
@@ -124,11 +178,21 @@ impl Section {
         let items = match self.take(key) {
             None => return Ok(vec![]),
             Some(Value::Array(items)) => items,
-            Some(other) => return self.refuse(key, &other, "write a list: [\"/dns/prod-0.prod-nodes/udp/9001/quic\"]"),
+            Some(other) => {
+                return self.refuse(
+                    key,
+                    &other,
+                    "write a list: [\"/dns/prod-0.prod-nodes/udp/9001/quic\"]",
+                );
+            }
         };
         if items.len() > MAX_PEERS {
             let count = Value::Integer(i64::try_from(items.len()).unwrap_or(i64::MAX));
-            return self.refuse(key, &count, format!("at most {MAX_PEERS} addresses; a chain has at most 31 validators"));
+            return self.refuse(
+                key,
+                &count,
+                format!("at most {MAX_PEERS} addresses; a chain has at most 31 validators"),
+            );
         }
         items
             .iter()

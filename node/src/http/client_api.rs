@@ -1,4 +1,5 @@
-//! Port 8080: what clients submit and look up. Plain HTTP inside the cluster; TLS and tokens are the gateway's.
+//! Port 8080: what clients submit and look up. Plain HTTP inside the cluster; TLS and tokens are
+//! the gateway's.
 //!
 //! | request | answer |
 //! |---|---|
@@ -47,9 +48,14 @@ struct Api {
     receiving: Semaphore,
 }
 
-/// The router of port 8080. `default_wait_ms` is how long a submission waits for its outcome unless it says otherwise.
+/// The router of port 8080. `default_wait_ms` is how long a submission waits for its outcome unless
+/// it says otherwise.
 pub fn router(front: Arc<Front>, default_wait_ms: u64) -> Router {
-    let api = Api { front, default_wait_ms: default_wait_ms.min(MAX_WAIT_MS), receiving: Semaphore::new(RECEIVING_KIB) };
+    let api = Api {
+        front,
+        default_wait_ms: default_wait_ms.min(MAX_WAIT_MS),
+        receiving: Semaphore::new(RECEIVING_KIB),
+    };
     Router::new()
         .route("/v1/payloads", post(submit))
         .route("/v1/payloads/{id}", get(look_up))
@@ -63,24 +69,35 @@ pub fn router(front: Arc<Front>, default_wait_ms: u64) -> Router {
 
 impl Api {
     fn ledger(&self) -> Result<&Arc<dyn Ledger>, ApiError> {
-        self.front.ledger().ok_or_else(|| not_ready(&format!("this node is {}", self.front.status().waiting_for)))
+        self.front
+            .ledger()
+            .ok_or_else(|| not_ready(&format!("this node is {}", self.front.status().waiting_for)))
     }
 
     fn wait(&self, query: &HashMap<String, String>) -> Result<Duration, ApiError> {
         let bad = |value: &str| {
             let shown: String = value.chars().take(40).collect();
-            let message =
-                format!("wait={shown} is not a number of milliseconds from 0 to {MAX_WAIT_MS}; leave it out for {}", self.default_wait_ms);
+            let message = format!(
+                "wait={shown} is not a number of milliseconds from 0 to {MAX_WAIT_MS}; leave it out for {}",
+                self.default_wait_ms
+            );
             ApiError::new(StatusCode::BAD_REQUEST, "bad_parameter", message).field("wait")
         };
         let ms = match query.get("wait") {
             None => self.default_wait_ms,
-            Some(value) => value.parse().ok().filter(|ms| *ms <= MAX_WAIT_MS).ok_or_else(|| bad(value))?,
+            Some(value) => {
+                value.parse().ok().filter(|ms| *ms <= MAX_WAIT_MS).ok_or_else(|| bad(value))?
+            }
         };
         Ok(Duration::from_millis(ms))
     }
 
-    async fn take_in(&self, query: &HashMap<String, String>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+    async fn take_in(
+        &self,
+        query: &HashMap<String, String>,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, ApiError> {
         let arrived = Instant::now();
         let ledger = self.ledger()?;
         check_content_type(headers)?;
@@ -90,7 +107,8 @@ impl Api {
         let turn = self.receiving.acquire_many(u32::try_from(kib).unwrap_or(u32::MAX));
         let Ok(Ok(turn)) = tokio::time::timeout(TURN, turn).await else { return Err(full(1_000)) };
         let data = read_body(headers, body).await?;
-        let payload = Payload { key: naming.key, valid_until_ms: naming.valid_until_ms, data: data.into() };
+        let payload =
+            Payload { key: naming.key, valid_until_ms: naming.valid_until_ms, data: data.into() };
         let ticket = ledger.submit(payload).map_err(|error| match error {
             SubmitError::Full { retry_after_ms } => full(retry_after_ms),
             SubmitError::NotReady(why) => not_ready(&why),
@@ -98,9 +116,14 @@ impl Api {
         drop(turn);
         self.front.metrics.payloads_accepted.inc();
         match tokio::time::timeout(wait, ticket.outcome).await {
-            Ok(Ok(place)) => Ok(Json(Fate::decided(&ticket.id, naming, &place).after(arrived.elapsed())).into_response()),
+            Ok(Ok(place)) => {
+                Ok(Json(Fate::decided(&ticket.id, naming, &place).after(arrived.elapsed()))
+                    .into_response())
+            }
             Ok(Err(_)) => Err(not_kept(&ticket.id, naming)),
-            Err(_) => Ok((StatusCode::ACCEPTED, Json(Fate::pending(&ticket.id, naming))).into_response()),
+            Err(_) => {
+                Ok((StatusCode::ACCEPTED, Json(Fate::pending(&ticket.id, naming))).into_response())
+            }
         }
     }
 }
@@ -118,7 +141,11 @@ async fn submit(
     answer
 }
 
-async fn look_up(State(api): State<Arc<Api>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn look_up(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let ledger = api.ledger()?.clone();
     let hash: Hash = id.parse().map_err(|e| {
         let message = format!("{e}; use the id that the submission was answered with");
@@ -126,7 +153,10 @@ async fn look_up(State(api): State<Arc<Api>>, Path(id): Path<String>, headers: H
     })?;
     let found = tokio::task::spawn_blocking(move || ledger.lookup(&hash)).await;
     let found = found.map_err(|e| ApiError::internal(format!("the lookup failed: {e}")))?;
-    let json = headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|v| v.contains("application/json")));
+    let json = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|v| v.contains("application/json")));
     match found.map_err(|e| ApiError::internal(format!("the ledger cannot be read: {e}")))? {
         None => {
             let message = format!(
@@ -143,7 +173,8 @@ async fn look_up(State(api): State<Arc<Api>>, Path(id): Path<String>, headers: H
             Ok(Json(Fate::decided(&hash, naming, &place).with_data(&payload.data)).into_response())
         }
         Some(Lookup::Final { place, payload }) => {
-            let chain_hash = HeaderValue::from_str(&place.chain_hash.to_string()).map_err(|e| ApiError::internal(e.to_string()))?;
+            let chain_hash = HeaderValue::from_str(&place.chain_hash.to_string())
+                .map_err(|e| ApiError::internal(e.to_string()))?;
             let head = [
                 (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
                 (HeaderName::from_static("x-creto-sequence"), HeaderValue::from(place.sequence.0)),
@@ -159,24 +190,33 @@ async fn look_up(State(api): State<Arc<Api>>, Path(id): Path<String>, headers: H
 async fn evidence(api: &Api, first: usize, count: usize) -> Result<EvidenceList, ApiError> {
     let ledger = api.ledger()?.clone();
     let found = tokio::task::spawn_blocking(move || ledger.evidence(first, count)).await;
-    let found = found.map_err(|e| ApiError::internal(format!("reading the evidence failed: {e}")))?;
+    let found =
+        found.map_err(|e| ApiError::internal(format!("reading the evidence failed: {e}")))?;
     found.map_err(|e| ApiError::internal(format!("the ledger cannot be read: {e}")))
 }
 
 fn number(text: &str, field: &'static str) -> Result<usize, ApiError> {
     text.parse().map_err(|_| {
         let shown: String = text.chars().take(40).collect();
-        let message = format!("{shown:?} is not the number of an evidence; GET /v1/evidence lists them from 0 on");
+        let message = format!(
+            "{shown:?} is not the number of an evidence; GET /v1/evidence lists them from 0 on"
+        );
         ApiError::new(StatusCode::BAD_REQUEST, "bad_parameter", message).field(field)
     })
 }
 
-async fn list_evidence(State(api): State<Arc<Api>>, Query(query): Query<HashMap<String, String>>) -> Result<Json<EvidenceList>, ApiError> {
+async fn list_evidence(
+    State(api): State<Arc<Api>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<EvidenceList>, ApiError> {
     let first = query.get("from").map_or(Ok(0), |text| number(text, "from"))?;
     Ok(Json(evidence(&api, first, EVIDENCE_PAGE).await?))
 }
 
-async fn one_evidence(State(api): State<Arc<Api>>, Path(text): Path<String>) -> Result<Json<EvidenceItem>, ApiError> {
+async fn one_evidence(
+    State(api): State<Arc<Api>>,
+    Path(text): Path<String>,
+) -> Result<Json<EvidenceItem>, ApiError> {
     let number = number(&text, "number")?;
     let list = evidence(&api, number, 1).await?;
     let total = list.total;
@@ -191,7 +231,12 @@ async fn status(State(api): State<Arc<Api>>) -> Json<NodeStatus> {
 }
 
 fn not_ready(why: &str) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", format!("{why}; try another node, or this one later")).retry_after_ms(1_000)
+    ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "not_ready",
+        format!("{why}; try another node, or this one later"),
+    )
+    .retry_after_ms(1_000)
 }
 
 fn full(retry_after_ms: u64) -> ApiError {
@@ -211,5 +256,9 @@ fn not_kept(id: &Hash, naming: Naming) -> ApiError {
 
 /// This machine's clock. Before 1970 it is 0, and the newest record's time counts instead.
 fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| u64::try_from(since.as_millis()).ok())
+        .unwrap_or(0)
 }

@@ -1,4 +1,5 @@
-//! Errors as clients see them: `{"error": {"code", "field", "message"}}`, one readable sentence that names the fix.
+//! Errors as clients see them: `{"error": {"code", "field", "message"}}`, one readable sentence
+//! that names the fix.
 
 use axum::{
     Json,
@@ -39,12 +40,20 @@ impl ApiError {
 
     /// There is nothing at this path.
     pub fn no_such_path(paths: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is nothing at this path; this port serves {paths}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no_such_path",
+            format!("there is nothing at this path; this port serves {paths}"),
+        )
     }
 
     /// The path is right and the method is not.
     pub fn wrong_method(paths: &str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", format!("this path does not take this method; this port serves {paths}"))
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "wrong_method",
+            format!("this path does not take this method; this port serves {paths}"),
+        )
     }
 
     /// The node itself failed.
@@ -55,7 +64,11 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let error = ErrorDetail { code: self.code.into(), field: self.field.map(Into::into), message: self.message };
+        let error = ErrorDetail {
+            code: self.code.into(),
+            field: self.field.map(Into::into),
+            message: self.message,
+        };
         let mut response = (self.status, Json(ErrorBody { error })).into_response();
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -20,7 +20,8 @@ use tokio::sync::watch;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The version of a build that can attack, so that nobody takes it for a node.
 #[cfg(feature = "byzantine")]
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-BYZANTINE-ATTACKS-ITS-CLUSTER-FOR-TESTS-ONLY");
+pub const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), "-BYZANTINE-ATTACKS-ITS-CLUSTER-FOR-TESTS-ONLY");
 
 /// Who this node is, as its pod template and its volume say.
 #[derive(Clone)]
@@ -93,7 +94,12 @@ pub enum OfferError {
 impl Front {
     /// A node without a running ledger.
     #[must_use]
-    pub fn new(identification: Identification, key: SecretKey, metrics: Arc<Metrics>, birth: Arc<dyn Birth>) -> Arc<Self> {
+    pub fn new(
+        identification: Identification,
+        key: SecretKey,
+        metrics: Arc<Metrics>,
+        birth: Arc<dyn Birth>,
+    ) -> Arc<Self> {
         let arrived = watch::Sender::new(birth.chain_id().is_some());
         Arc::new(Self { identification, key, metrics, birth, ledger: OnceLock::new(), arrived })
     }
@@ -122,8 +128,8 @@ impl Front {
         if arrived.wait_for(|arrived| *arrived).await.is_err() {}
     }
 
-    /// Checks an offered genesis and writes it. Unless it is to be a learner, the genesis must name this node. Blocks:
-    /// signatures are verified and the disk is written.
+    /// Checks an offered genesis and writes it. Unless it is to be a learner, the genesis must name
+    /// this node. Blocks: signatures are verified and the disk is written.
     ///
     /// # Errors
     /// [`OfferError`].
@@ -132,7 +138,9 @@ impl Front {
         let who = &self.identification;
         let offered = genesis.admin_key.fingerprint();
         if who.admin != Some(offered) {
-            let expected = who.admin.map_or_else(|| "(none: CRETO_ADMIN_KEY is not set)".into(), |a| a.to_string());
+            let expected = who
+                .admin
+                .map_or_else(|| "(none: CRETO_ADMIN_KEY is not set)".into(), |a| a.to_string());
             return Err(OfferError::OtherAdmin { offered, expected });
         }
         if genesis.cluster_uid != who.cluster_uid {
@@ -143,7 +151,10 @@ impl Front {
         }
         signed.verify(&MlDsa87)?;
         if !learner && self.own_id(&signed).is_none() {
-            return Err(OfferError::NotAMember { name: who.name.clone(), fingerprint: self.key.public_key().fingerprint() });
+            return Err(OfferError::NotAMember {
+                name: who.name.clone(),
+                fingerprint: self.key.public_key().fingerprint(),
+            });
         }
         self.birth.accept_genesis(signed)?;
         self.arrived.send_replace(true);
@@ -153,7 +164,9 @@ impl Front {
     /// This node's id in a genesis, if it is a member by name and key.
     #[must_use]
     pub fn own_id(&self, signed: &SignedGenesis) -> Option<NodeId> {
-        let own = |member: &cretoai_consensus::Member| member.name == self.identification.name && member.key == *self.key.public_key();
+        let own = |member: &cretoai_consensus::Member| {
+            member.name == self.identification.name && member.key == *self.key.public_key()
+        };
         signed.genesis.members().iter().find(|member| own(member)).map(|member| member.id)
     }
 

@@ -1,7 +1,9 @@
-//! What a submitted payload must look like before it comes near the ledger, and how its fate is told.
+//! What a submitted payload must look like before it comes near the ledger, and how its fate is
+//! told.
 //!
-//! The rule of validity (protocol, "Clients"): whoever names a payload (`Idempotency-Key`) also says until when it may execute
-//! (`Valid-Until`), because both are part of its id; whoever names neither is given both.
+//! The rule of validity (protocol, "Clients"): whoever names a payload (`Idempotency-Key`) also
+//! says until when it may execute (`Valid-Until`), because both are part of its id; whoever names
+//! neither is given both.
 
 use super::ApiError;
 use crate::handle::Place;
@@ -14,13 +16,15 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use std::time::Duration;
 
-/// How far ahead `Valid-Until` may lie: less than the chain's window, so that no payload is ordered too early.
+/// How far ahead `Valid-Until` may lie: less than the chain's window, so that no payload is ordered
+/// too early.
 pub const MAX_AHEAD_MS: u64 = 45_000;
 /// What the API gives to a payload without `Valid-Until`.
 pub const DEFAULT_AHEAD_MS: u64 = 30_000;
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// What is read and thrown away of a body that is too large, so that its sender sees the answer instead of a reset.
+/// What is read and thrown away of a body that is too large, so that its sender sees the answer
+/// instead of a reset.
 const DRAINED: usize = 1 << 20;
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 
@@ -37,11 +41,21 @@ pub(super) struct Naming {
 /// Reads the two headers; `now_ms` is the later of the clock and the newest record's time.
 pub(super) fn naming(headers: &HeaderMap, now_ms: u64) -> Result<Naming, ApiError> {
     let example = now_ms + DEFAULT_AHEAD_MS;
-    let text =
-        |name: &HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).chars().take(80).collect::<String>());
-    let bad = |field, message: String| ApiError::new(StatusCode::BAD_REQUEST, "bad_header", message).field(field);
+    let text = |name: &HeaderName| {
+        headers.get(name).map(|value| {
+            String::from_utf8_lossy(value.as_bytes()).chars().take(80).collect::<String>()
+        })
+    };
+    let bad = |field, message: String| {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_header", message).field(field)
+    };
     let until = |text: String| {
-        let refuse = |why: &str| bad("Valid-Until", format!("Valid-Until: {text} {why}; send Unix milliseconds, such as {example}"));
+        let refuse = |why: &str| {
+            bad(
+                "Valid-Until",
+                format!("Valid-Until: {text} {why}; send Unix milliseconds, such as {example}"),
+            )
+        };
         let ms: u64 = text.parse().map_err(|_| refuse("is not a number"))?;
         if ms <= now_ms {
             return Err(refuse("has passed, so the payload could never execute"));
@@ -56,7 +70,10 @@ pub(super) fn naming(headers: &HeaderMap, now_ms: u64) -> Result<Naming, ApiErro
         (None, Some(ms)) => Ok(Naming { key: rand::random(), valid_until_ms: until(ms)? }),
         (Some(_), None) => {
             let why = "Idempotency-Key needs Valid-Until beside it, because both are part of the payload's id";
-            Err(bad("Valid-Until", format!("{why}; send Valid-Until: {example}, and the same value with every retry")))
+            Err(bad(
+                "Valid-Until",
+                format!("{why}; send Valid-Until: {example}, and the same value with every retry"),
+            ))
         }
         (Some(key), Some(ms)) => {
             let bytes = hex::decode(&key).ok().and_then(|bytes| bytes.try_into().ok());
@@ -70,14 +87,18 @@ pub(super) fn naming(headers: &HeaderMap, now_ms: u64) -> Result<Naming, ApiErro
 
 /// Refuses what is not plain bytes, before the body is read.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/octet-stream") {
         return Ok(());
     }
     let shown: String = value.chars().take(80).collect();
-    let message = format!("Content-Type {shown:?} is not taken; send the payload's bytes with Content-Type: application/octet-stream");
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", message).field("Content-Type"))
+    let message = format!(
+        "Content-Type {shown:?} is not taken; send the payload's bytes with Content-Type: application/octet-stream"
+    );
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", message)
+        .field("Content-Type"))
 }
 
 /// What the client says it will send, at most what is allowed.
@@ -97,20 +118,33 @@ pub(super) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, 
         tracing::trace!(whole = drained.is_ok(), "threw away a body that is too large");
         return Err(too_large());
     }
-    let bytes = match tokio::time::timeout(BODY_LIMIT, Limited::new(body, MAX_PAYLOAD_DATA).collect()).await {
+    let bytes = match tokio::time::timeout(
+        BODY_LIMIT,
+        Limited::new(body, MAX_PAYLOAD_DATA).collect(),
+    )
+    .await
+    {
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
         Ok(Err(_)) => {
-            let message = "the body ended before it was complete, and nothing was taken in; send it again";
+            let message =
+                "the body ended before it was complete, and nothing was taken in; send it again";
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "truncated", message));
         }
         Err(_) => {
-            let message = format!("the body did not arrive within {} s, and nothing was taken in; send it again", BODY_LIMIT.as_secs());
+            let message = format!(
+                "the body did not arrive within {} s, and nothing was taken in; send it again",
+                BODY_LIMIT.as_secs()
+            );
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", message));
         }
     };
     if bytes.is_empty() {
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "empty", "a payload has at least 1 byte; send the bytes as the body"));
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "empty",
+            "a payload has at least 1 byte; send the bytes as the body",
+        ));
     }
     Ok(bytes)
 }

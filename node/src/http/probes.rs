@@ -1,7 +1,8 @@
 //! Port 9090: metrics and probes in plain HTTP, and nothing else.
 //!
-//! `/health` says that the process lives and never asks the consensus, so that a lost quorum does not make Kubernetes
-//! restart the nodes that could bring it back. `/ready` says whether this node serves clients.
+//! `/health` says that the process lives and never asks the consensus, so that a lost quorum does
+//! not make Kubernetes restart the nodes that could bring it back. `/ready` says whether this node
+//! serves clients.
 
 use super::{ApiError, Front};
 use crate::config::MetricsSection;
@@ -16,8 +17,13 @@ use std::sync::Arc;
 
 /// The router of port 9090.
 pub fn router(front: Arc<Front>, section: &MetricsSection) -> Router {
-    let paths = if section.enabled { format!("GET {}, /health and /ready", section.endpoint) } else { "GET /health and /ready".to_owned() };
-    let mut router = Router::new().route("/health", get(async || "alive\n")).route("/ready", get(ready));
+    let paths = if section.enabled {
+        format!("GET {}, /health and /ready", section.endpoint)
+    } else {
+        "GET /health and /ready".to_owned()
+    };
+    let mut router =
+        Router::new().route("/health", get(async || "alive\n")).route("/ready", get(ready));
     if section.enabled {
         router = router.route(&section.endpoint, get(metrics));
     }
@@ -35,6 +41,9 @@ async fn ready(State(front): State<Arc<Front>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(front): State<Arc<Front>>) -> Result<impl IntoResponse, ApiError> {
-    let text = front.metrics.render().map_err(|e| ApiError::internal(format!("the metrics cannot be rendered: {e}")))?;
+    let text = front
+        .metrics
+        .render()
+        .map_err(|e| ApiError::internal(format!("the metrics cannot be rendered: {e}")))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }

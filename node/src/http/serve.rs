@@ -17,8 +17,8 @@ use tower::ServiceExt;
 
 /// How long a client may take to send the head of a request, and how long a connection may idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(20);
-/// The same for metrics and probes, one request to a connection: idle strangers must not keep the kubelet out, which would
-/// take the node for dead.
+/// The same for metrics and probes, one request to a connection: idle strangers must not keep the
+/// kubelet out, which would take the node for dead.
 const PROBE_HEAD_LIMIT: Duration = Duration::from_secs(2);
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -52,8 +52,17 @@ impl Listening {
     ///
     /// # Errors
     /// [`ServeError`].
-    pub async fn bind(address: SocketAddr, key: &'static str, port: Port, connections: usize) -> Result<Self, ServeError> {
-        let listener = TcpListener::bind(address).await.map_err(|source| ServeError { address, key, source })?;
+    pub async fn bind(
+        address: SocketAddr,
+        key: &'static str,
+        port: Port,
+        connections: usize,
+    ) -> Result<Self, ServeError> {
+        let listener = TcpListener::bind(address).await.map_err(|source| ServeError {
+            address,
+            key,
+            source,
+        })?;
         Ok(Self { listener, port, connections, tls: None })
     }
 
@@ -73,7 +82,12 @@ impl Listening {
     }
 
     /// Serves `router` until `closing` turns true, then lets requests at work finish for a while.
-    pub async fn serve(self, router: Router, metrics: Arc<Metrics>, mut closing: watch::Receiver<bool>) {
+    pub async fn serve(
+        self,
+        router: Router,
+        metrics: Arc<Metrics>,
+        mut closing: watch::Receiver<bool>,
+    ) {
         let places = Arc::new(Semaphore::new(self.connections));
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let mut open = JoinSet::new();
@@ -86,7 +100,8 @@ impl Listening {
                 accepted = accepted => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        // Out of file descriptors, or the caller has gone already: neither is a reason to stop.
+                        // Out of file descriptors, or the caller has gone already: neither is a
+                        // reason to stop.
                         tracing::debug!(%error, port = ?self.port, "no connection accepted");
                         tokio::time::sleep(Duration::from_millis(20)).await;
                         continue;
@@ -95,7 +110,8 @@ impl Listening {
                 Some(_) = open.join_next() => continue,
                 () = closed(&mut closing) => break,
             };
-            let (router, metrics, tls, closing) = (router.clone(), metrics.clone(), self.tls.clone(), closing.clone());
+            let (router, metrics, tls, closing) =
+                (router.clone(), metrics.clone(), self.tls.clone(), closing.clone());
             let (port, handshakes) = (self.port, handshakes.clone());
             open.spawn(async move {
                 let _place = place;
@@ -105,7 +121,9 @@ impl Listening {
                 match tls {
                     None => requests(stream, port, router, closing).await,
                     Some(tls) => {
-                        let Ok(turn) = handshakes.try_acquire_owned() else { return metrics.refused(port, "busy") };
+                        let Ok(turn) = handshakes.try_acquire_owned() else {
+                            return metrics.refused(port, "busy");
+                        };
                         match handshake(tls, stream).await {
                             Ok(stream) => {
                                 drop(turn);
@@ -121,17 +139,23 @@ impl Listening {
             });
         }
         drop(self.listener);
-        let drained = tokio::time::timeout(DRAIN_LIMIT, async { while open.join_next().await.is_some() {} });
+        let drained =
+            tokio::time::timeout(DRAIN_LIMIT, async { while open.join_next().await.is_some() {} });
         if drained.await.is_err() {
             tracing::warn!(port = ?self.port, "requests were still at work after {} s and are cut off", DRAIN_LIMIT.as_secs());
         }
     }
 }
 
-async fn handshake(tls: TlsAcceptor, stream: TcpStream) -> Result<tokio_rustls::server::TlsStream<TcpStream>, &'static str> {
+async fn handshake(
+    tls: TlsAcceptor,
+    stream: TcpStream,
+) -> Result<tokio_rustls::server::TlsStream<TcpStream>, &'static str> {
     match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(error.get_ref().and_then(|inner| inner.downcast_ref()).map_or("handshake", refusal)),
+        Ok(Err(error)) => {
+            Err(error.get_ref().and_then(|inner| inner.downcast_ref()).map_or("handshake", refusal))
+        }
         Err(_) => Err("timeout"),
     }
 }
@@ -144,7 +168,11 @@ async fn requests(
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
         let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
+        async move {
+            Ok::<_, Infallible>(
+                router.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
+            )
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -41,7 +41,9 @@ impl Birth for Store {
             Some(held) if held == offered => Ok(()),
             Some(held) => Err(GenesisRefused::OtherChain { held, offered }),
             None => {
-                self.storage.put_genesis(&genesis, self.key).map_err(|error| GenesisRefused::Storage(error.to_string()))?;
+                self.storage
+                    .put_genesis(&genesis, self.key)
+                    .map_err(|error| GenesisRefused::Storage(error.to_string()))?;
                 *held = Some(genesis);
                 Ok(())
             }

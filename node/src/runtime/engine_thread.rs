@@ -84,7 +84,10 @@ impl EngineThread {
 
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { at: self.began.elapsed(), wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+        Now {
+            at: self.began.elapsed(),
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 
     fn run(mut self) {
@@ -158,7 +161,11 @@ impl EngineThread {
         }
         // Only now: what ends the old epoch was for its members.
         if let Some(validators) = &turn.opened {
-            tracing::info!(epoch = validators.epoch.0, members = validators.members.len(), "an epoch begins");
+            tracing::info!(
+                epoch = validators.epoch.0,
+                members = validators.members.len(),
+                "an epoch begins"
+            );
             self.transport.set_members(&validators.members);
         }
         for Violation { node, kind } in &turn.violations {

@@ -15,7 +15,8 @@ use crate::{
     transport::Transport,
 };
 use cretoai_consensus::{
-    ChainState, Epoch, Genesis, Hash, NodeId, Outcome, Payload, PublicKey, Ready, Sequence, SignedReconfig, Status, Validators,
+    ChainState, Epoch, Genesis, Hash, NodeId, Outcome, Payload, PublicKey, Ready, Sequence,
+    SignedReconfig, Status, Validators,
     engine::{Engine, Execution, Role, Turn, Write},
 };
 use cretoai_control::{
@@ -30,7 +31,8 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Bytes of payloads that were taken in and are not final. Not more than the engine holds unsealed, so that it never refuses what was taken in.
+/// Bytes of payloads that were taken in and are not final. Not more than the engine holds unsealed,
+/// so that it never refuses what was taken in.
 const MAX_PENDING_BYTES: usize = 16 << 20;
 /// And their number.
 const MAX_PENDING: usize = 65_536;
@@ -94,13 +96,16 @@ impl Node {
         let key = key.public_key().clone();
         let mut snapshot = Snapshot::of(engine, &key);
         snapshot.recent = recent.into();
-        metrics.show_reputation(snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)));
+        metrics.show_reputation(
+            snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)),
+        );
         Arc::new(Self {
             identity: Identity { name: config.node.id.clone(), key, chain_id: genesis.chain_id() },
             genesis,
             store,
             metrics,
-            max_pending_vertices: usize::try_from(config.consensus.max_pending_vertices).unwrap_or(usize::MAX),
+            max_pending_vertices: usize::try_from(config.consensus.max_pending_vertices)
+                .unwrap_or(usize::MAX),
             transport,
             events,
             thread: Later::new(),
@@ -113,7 +118,8 @@ impl Node {
         self.thread.get_or_init(|| Mutex::new(Some(thread)));
     }
 
-    /// Hands the leadership over, stops the engine after the turn that it is in, then closes the transport.
+    /// Hands the leadership over, stops the engine after the turn that it is in, then closes the
+    /// transport.
     pub(super) async fn stop(&self) {
         self.resign().await;
         if self.events.send(Event::Stop).is_err() {
@@ -129,7 +135,8 @@ impl Node {
         self.transport.shutdown().await;
     }
 
-    /// If this node leads others, waits a moment until one of them does: nobody has to wait for a timeout.
+    /// If this node leads others, waits a moment until one of them does: nobody has to wait for a
+    /// timeout.
     async fn resign(&self) {
         let leads = || {
             let snapshot = lock(&self.snapshot);
@@ -145,7 +152,10 @@ impl Node {
         };
         match tokio::time::timeout(RESIGN_LIMIT, handed_over).await {
             Ok(()) => tracing::info!("another validator leads"),
-            Err(_) => tracing::warn!("no other validator leads after {} ms: they will notice", RESIGN_LIMIT.as_millis()),
+            Err(_) => tracing::warn!(
+                "no other validator leads after {} ms: they will notice",
+                RESIGN_LIMIT.as_millis()
+            ),
         }
     }
 
@@ -153,7 +163,8 @@ impl Node {
 
     pub(super) fn count_violation(&self, node: NodeId, kind: &'static str) {
         self.metrics.violation(node, kind);
-        // The counter is what to watch: a log line for each would let a member write logs at line rate.
+        // The counter is what to watch: a log line for each would let a member write logs at line
+        // rate.
         tracing::debug!(node = node.0, kind, "a peer broke a rule");
     }
 
@@ -172,9 +183,21 @@ impl Node {
         }
         let mut snapshot = lock(&self.snapshot);
         if let Some((left, reason)) = turn.left {
-            let name = |view| engine.validators().member(engine.validators().leader(view)).map_or("", |member| member.name.as_str());
+            let name = |view| {
+                engine
+                    .validators()
+                    .member(engine.validators().leader(view))
+                    .map_or("", |member| member.name.as_str())
+            };
             let (view, leader) = (engine.view(), name(engine.view()));
-            tracing::info!(left = left.0, its_leader = name(left), ?reason, view = view.0, leader, "entered a view");
+            tracing::info!(
+                left = left.0,
+                its_leader = name(left),
+                ?reason,
+                view = view.0,
+                leader,
+                "entered a view"
+            );
         }
         let judged = snapshot.take(engine, &self.identity.key);
         for execution in &turn.executions {
@@ -188,7 +211,9 @@ impl Node {
             self.metrics.clock_offset_milliseconds.set(offset);
         }
         if judged {
-            self.metrics.show_reputation(snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)));
+            self.metrics.show_reputation(
+                snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)),
+            );
         }
         drop(snapshot);
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -197,7 +222,8 @@ impl Node {
         self.metrics.stable_sequence.set(number(engine.stable().0));
         self.metrics.view.set(number(engine.view().0));
         self.metrics.view_active.set(i64::from(engine.is_active()));
-        let entered = turn.writes.iter().filter(|write| matches!(write, Write::ViewChange(_))).count();
+        let entered =
+            turn.writes.iter().filter(|write| matches!(write, Write::ViewChange(_))).count();
         self.metrics.view_changes.inc_by(entered as u64);
         self.metrics.sizes.show(&engine.sizes());
         self.metrics.pending_payload_bytes.set(lock(&self.pending).bytes as i64);
@@ -218,7 +244,8 @@ impl Node {
     fn newest(&self) -> Result<(ChainState, Validators), String> {
         let storage = self.store.storage();
         let state = storage.state(&self.genesis).map_err(|error| error.to_string())?;
-        let validators = storage.validators(&self.genesis, state.epoch).map_err(|error| error.to_string())?;
+        let validators =
+            storage.validators(&self.genesis, state.epoch).map_err(|error| error.to_string())?;
         let missing = || format!("the validators of epoch {} are missing", state.epoch);
         validators.ok_or_else(missing).map(|validators| (state, validators))
     }
@@ -228,11 +255,19 @@ impl Node {
         for (offence, _) in &execution.evidence {
             let (accused, kind) = (offence.accused, offence.kind.label());
             self.metrics.evidence(accused, kind);
-            tracing::warn!(node = accused.0, kind, sequence = execution.record.proposal.sequence.0, "evidence counted against a validator");
+            tracing::warn!(
+                node = accused.0,
+                kind,
+                sequence = execution.record.proposal.sequence.0,
+                "evidence counted against a validator"
+            );
         }
         let proposal = &execution.record.proposal;
         let mut pending = lock(&self.pending);
-        let payloads = execution.vertices.iter().flat_map(|(vertex, outcomes)| vertex.payloads().zip(outcomes));
+        let payloads = execution
+            .vertices
+            .iter()
+            .flat_map(|(vertex, outcomes)| vertex.payloads().zip(outcomes));
         for (index, ((id, _), outcome)) in (0..).zip(payloads) {
             // This node's lane seals it again, when there is room.
             if *outcome == Outcome::Crowded {
@@ -267,7 +302,9 @@ impl Ledger for Node {
         let snapshot = lock(&self.snapshot);
         if matches!(snapshot.role, Role::Learner | Role::Stale) {
             // It seals nothing; and what it took in would wait for ever.
-            return Err(SubmitError::NotReady(snapshot.hindrance(&self.identity).unwrap_or_default()));
+            return Err(SubmitError::NotReady(
+                snapshot.hindrance(&self.identity).unwrap_or_default(),
+            ));
         }
         let undecided = snapshot.sizes.undecided_vertices;
         drop(snapshot);
@@ -282,14 +319,21 @@ impl Ledger for Node {
             waiting.clients.push(sender);
             return Ok(SubmitTicket { id, outcome });
         }
-        if undecided >= self.max_pending_vertices || pending.bytes + bytes > MAX_PENDING_BYTES || pending.payloads.len() >= MAX_PENDING {
+        if undecided >= self.max_pending_vertices
+            || pending.bytes + bytes > MAX_PENDING_BYTES
+            || pending.payloads.len() >= MAX_PENDING
+        {
             return Err(full);
         }
         pending.bytes += bytes;
-        pending.payloads.insert(id, Waiting { since: Instant::now(), bytes, clients: vec![sender] });
+        pending
+            .payloads
+            .insert(id, Waiting { since: Instant::now(), bytes, clients: vec![sender] });
         if self.events.send(Event::Submit(payload)).is_err() {
             pending.remove(&id);
-            return Err(SubmitError::NotReady("the node is shutting down; send the payload to another one".to_owned()));
+            return Err(SubmitError::NotReady(
+                "the node is shutting down; send the payload to another one".to_owned(),
+            ));
         }
         Ok(SubmitTicket { id, outcome })
     }
@@ -299,7 +343,9 @@ impl Ledger for Node {
         let found = || {
             let Some(location) = storage.location(id)? else { return Ok(None) };
             let payload = storage.payload(&location)?;
-            Ok(storage.finalized(location.sequence)?.map(|finalized| (location, finalized, payload)))
+            Ok(storage
+                .finalized(location.sequence)?
+                .map(|finalized| (location, finalized, payload)))
         };
         let found = found().map_err(|error: StorageError| error.to_string())?;
         if let Some((location, finalized, payload)) = found {
@@ -317,38 +363,60 @@ impl Ledger for Node {
 
     fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String> {
         let storage = self.store.storage();
-        let found = || -> Result<EvidenceList, StorageError> {
-            let (counted, total) = storage.evidence(first, count)?;
-            let mut items = Vec::with_capacity(counted.len());
-            for (number, counted) in (first..).zip(&counted) {
-                // Whoever was judged was a member then, and the validators of every epoch are kept.
-                let validators = storage.validators(&self.genesis, counted.offence.epoch)?;
-                let member = validators.as_ref().and_then(|validators| validators.member(counted.offence.accused));
-                items.extend(member.map(|member| evidence::item(self.identity.chain_id, number, counted, member)));
-            }
-            let end = first.saturating_add(counted.len());
-            let next = (end < total).then_some(end as u64);
-            Ok(EvidenceList { chain_id: self.identity.chain_id.to_string(), total: total as u64, items, next })
-        };
+        let found =
+            || -> Result<EvidenceList, StorageError> {
+                let (counted, total) = storage.evidence(first, count)?;
+                let mut items = Vec::with_capacity(counted.len());
+                for (number, counted) in (first..).zip(&counted) {
+                    // Whoever was judged was a member then, and the validators of every epoch are
+                    // kept.
+                    let validators = storage.validators(&self.genesis, counted.offence.epoch)?;
+                    let member = validators
+                        .as_ref()
+                        .and_then(|validators| validators.member(counted.offence.accused));
+                    items.extend(member.map(|member| {
+                        evidence::item(self.identity.chain_id, number, counted, member)
+                    }));
+                }
+                let end = first.saturating_add(counted.len());
+                let next = (end < total).then_some(end as u64);
+                Ok(EvidenceList {
+                    chain_id: self.identity.chain_id.to_string(),
+                    total: total as u64,
+                    items,
+                    next,
+                })
+            };
         found().map_err(|error| error.to_string())
     }
 
     fn reconfigure(&self, order: SignedReconfig) -> Result<(), String> {
         let (state, validators) = self.newest()?;
         if state.successor.is_some() {
-            return Err(format!("epoch {} has just ended; look again which one there is", state.epoch));
+            return Err(format!(
+                "epoch {} has just ended; look again which one there is",
+                state.epoch
+            ));
         }
         // The next decision's time is about now, however long ago the newest one was.
         let time_ms = state.time_ms.max(unix_ms());
-        if let Err(void) = order.apply(self.identity.chain_id, &validators, &state, time_ms, &MlDsa87) {
-            return Err(format!("in epoch {}, at sequence {}: {void}", state.epoch, state.sequence));
+        if let Err(void) =
+            order.apply(self.identity.chain_id, &validators, &state, time_ms, &MlDsa87)
+        {
+            return Err(format!(
+                "in epoch {}, at sequence {}: {void}",
+                state.epoch, state.sequence
+            ));
         }
-        self.events.send(Event::Reconfigure(Box::new(order))).map_err(|_| "the node is shutting down; send it to another one".to_owned())
+        self.events
+            .send(Event::Reconfigure(Box::new(order)))
+            .map_err(|_| "the node is shutting down; send it to another one".to_owned())
     }
 
     fn knows(&self) -> Result<(Epoch, Ready), String> {
         let (state, _) = self.newest()?;
-        let newest = state.known.back().copied().ok_or_else(|| "the state names no sequence".to_owned());
+        let newest =
+            state.known.back().copied().ok_or_else(|| "the state names no sequence".to_owned());
         newest.map(|(sequence, chain_hash)| (state.epoch, Ready { sequence, chain_hash }))
     }
 

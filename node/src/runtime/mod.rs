@@ -1,4 +1,5 @@
-//! The running node: the engine on a thread of its own, between the store, the transport and the clients.
+//! The running node: the engine on a thread of its own, between the store, the transport and the
+//! clients.
 //!
 //! | thread | what it does |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | `creto-serve` | answers peers' fetches from the store, within a rate |
 //! | tokio | transport and HTTP; decodes frames |
 //!
-//! The rule of the engine is kept in one place, [`engine_thread`]: a turn's writes are durable before its messages leave,
-//! and a write that fails ends the process.
+//! The rule of the engine is kept in one place, [`engine_thread`]: a turn's writes are durable
+//! before its messages leave, and a write that fails ends the process.
 
 mod birth;
 mod engine_thread;
@@ -44,8 +45,10 @@ impl Runtime for Creto {
         let path = &config.storage.path;
         std::fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
         let mib = |size: u64| usize::try_from(size << 20).unwrap_or(usize::MAX);
-        let options =
-            StorageOptions { cache_bytes: mib(config.storage.cache_size_mb), write_buffer_bytes: mib(config.storage.write_buffer_mb) };
+        let options = StorageOptions {
+            cache_bytes: mib(config.storage.cache_size_mb),
+            write_buffer_bytes: mib(config.storage.write_buffer_mb),
+        };
         let storage = Storage::open(path, options, metrics)?;
         let key = key.public_key().fingerprint();
         storage.check_owner(key)?;
@@ -63,7 +66,8 @@ impl Runtime for Creto {
         let genesis = genesis.genesis;
         let storage = store.storage();
         let recovered = tokio::task::spawn_blocking({
-            let (storage, genesis, key) = (Arc::clone(&storage), genesis.clone(), key.public_key().clone());
+            let (storage, genesis, key) =
+                (Arc::clone(&storage), genesis.clone(), key.public_key().clone());
             move || storage.recover(&genesis, &key)
         })
         .await??;
@@ -84,7 +88,15 @@ impl Runtime for Creto {
             move |inbound| dispatch(inbound, &events, &requests, &metrics)
         };
         let peers = config.network.bootstrap_peers.clone();
-        let transport = Transport::start(config.quic_address(), key, &validators.members, peers, Arc::clone(&metrics), inbound).await?;
+        let transport = Transport::start(
+            config.quic_address(),
+            key,
+            &validators.members,
+            peers,
+            Arc::clone(&metrics),
+            inbound,
+        )
+        .await?;
         if let Some(previous) = &recovered.previous {
             transport.admit(previous.members.iter().map(|member| member.key.clone()));
         }
@@ -112,7 +124,17 @@ impl Runtime for Creto {
             recovered,
         );
         let recent = storage.recent_chain_hashes(engine.executed(), status::RECENT)?;
-        let node = Node::new(config, key, genesis, store, metrics, Arc::clone(&transport), events, &engine, recent);
+        let node = Node::new(
+            config,
+            key,
+            genesis,
+            store,
+            metrics,
+            Arc::clone(&transport),
+            events,
+            &engine,
+            recent,
+        );
         let thread = EngineThread::new(engine, receiver, storage, transport, Arc::clone(&node));
         #[cfg(feature = "byzantine")]
         let thread = thread.attacking(attack);
@@ -127,15 +149,26 @@ impl Runtime for Creto {
 
 /// The attack that the environment orders, said as loudly as can be.
 #[cfg(feature = "byzantine")]
-fn attack(key: &SecretKey, chain_id: cretoai_consensus::Hash) -> anyhow::Result<Option<Arc<crate::byzantine::Attack>>> {
+fn attack(
+    key: &SecretKey,
+    chain_id: cretoai_consensus::Hash,
+) -> anyhow::Result<Option<Arc<crate::byzantine::Attack>>> {
     use crate::byzantine::{Attack, VARIABLE};
     let Ok(words) = std::env::var(VARIABLE) else { return Ok(None) };
-    tracing::error!(attacks = words, "THIS NODE ATTACKS ITS CLUSTER: {VARIABLE} is set. It is for tests only");
+    tracing::error!(
+        attacks = words,
+        "THIS NODE ATTACKS ITS CLUSTER: {VARIABLE} is set. It is for tests only"
+    );
     Ok(Some(Arc::new(Attack::of(&words, Arc::new(SecretKey::from_seed(key.seed())?), chain_id)?)))
 }
 
 /// Takes what comes from the network to whom it concerns. Runs on the reader of one peer's stream.
-fn dispatch(inbound: Inbound, events: &mpsc::Sender<Event>, requests: &mpsc::SyncSender<serve::Request>, metrics: &Metrics) {
+fn dispatch(
+    inbound: Inbound,
+    events: &mpsc::Sender<Event>,
+    requests: &mpsc::SyncSender<serve::Request>,
+    metrics: &Metrics,
+) {
     let event = match inbound {
         Inbound::Connected(peer) => Event::Connected(peer),
         Inbound::Disconnected(_) => return,
@@ -162,8 +195,8 @@ fn dispatch(inbound: Inbound, events: &mpsc::Sender<Event>, requests: &mpsc::Syn
     }
 }
 
-/// Ends the process because going on would be unsafe: what was promised might be forgotten, or the chain has diverged.
-/// Restarting begins from what is durable.
+/// Ends the process because going on would be unsafe: what was promised might be forgotten, or the
+/// chain has diverged. Restarting begins from what is durable.
 fn stop_for_safety(reason: &str) -> ! {
     tracing::error!(reason, "stopping for safety");
     std::process::exit(70)

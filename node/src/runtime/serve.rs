@@ -1,4 +1,5 @@
-//! Answers peers' fetches from the store, on a thread of its own: a laggard must never slow down a vote.
+//! Answers peers' fetches from the store, on a thread of its own: a laggard must never slow down a
+//! vote.
 
 use crate::{
     storage::Storage,
@@ -52,7 +53,8 @@ impl Bucket {
     }
 }
 
-/// Starts the thread. It ends when nobody can ask any more, which is when the transport is gone: the thread must not keep it.
+/// Starts the thread. It ends when nobody can ask any more, which is when the transport is gone:
+/// the thread must not keep it.
 pub(super) fn spawn(
     requests: mpsc::Receiver<Request>,
     storage: Arc<Storage>,
@@ -93,7 +95,9 @@ pub(super) fn spawn(
 
 fn answer(storage: &Storage, request: &Message) -> Vec<Message> {
     let found = match request {
-        Message::FetchRecords { epoch, from } => storage.records(*epoch, *from).map(|records| records.into_iter().collect()),
+        Message::FetchRecords { epoch, from } => {
+            storage.records(*epoch, *from).map(|records| records.into_iter().collect())
+        }
         Message::FetchLane { author, above, up_to } => storage.lane(*author, *above, *up_to),
         _ => return Vec::new(),
     };

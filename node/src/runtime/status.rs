@@ -5,7 +5,9 @@ use cretoai_consensus::{
     Epoch, Hash, NodeId, PublicKey, Quorum, Sequence, Status, Validators, View,
     engine::{self, Engine, Sizes},
 };
-use cretoai_control::api::{MemberStatus, NodeStatus, PeerStatus, QuorumStatus, RecentRecord, Role};
+use cretoai_control::api::{
+    MemberStatus, NodeStatus, PeerStatus, QuorumStatus, RecentRecord, Role,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -18,7 +20,8 @@ pub(super) const RECENT: u64 = 64;
 /// A member that was not heard for so long does not participate.
 const HEARD_WITHIN_MS: u64 = 1_000;
 
-/// A clock further than this from the median of the others' raises an alarm: at twice as much, proposals wait.
+/// A clock further than this from the median of the others' raises an alarm: at twice as much,
+/// proposals wait.
 const CLOCK_ALARM_MS: u64 = 500;
 
 /// And from here on it is good again.
@@ -81,7 +84,10 @@ pub(super) struct Snapshot {
 fn standings(engine: &Engine) -> Vec<Standing> {
     let (state, validators) = (engine.state(), engine.validators());
     let banned: Vec<NodeId> = state.banned(validators).collect();
-    validators.ids().map(|id| Standing { id, reputation: state.reputation(id), banned: banned.contains(&id) }).collect()
+    validators
+        .ids()
+        .map(|id| Standing { id, reputation: state.reputation(id), banned: banned.contains(&id) })
+        .collect()
 }
 
 impl Snapshot {
@@ -123,7 +129,11 @@ impl Snapshot {
             self.peers.retain(|id, _| validators.position(*id).is_some());
         }
         if engine.is_active() && !self.active {
-            tracing::info!(view = engine.view().0, executed = engine.executed().0, "the view begins");
+            tracing::info!(
+                view = engine.view().0,
+                executed = engine.executed().0,
+                "the view begins"
+            );
         }
         self.role = engine.role();
         self.view = engine.view();
@@ -161,7 +171,10 @@ impl Snapshot {
         if self.validators.position(from).is_some() {
             let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
             let clock_offset_ms = signed(unix_ms()).saturating_sub(signed(status.clock_ms));
-            self.peers.insert(from, Heard { executed: status.executed, at: Instant::now(), clock_offset_ms });
+            self.peers.insert(
+                from,
+                Heard { executed: status.executed, at: Instant::now(), clock_offset_ms },
+            );
         }
     }
 
@@ -173,9 +186,15 @@ impl Snapshot {
         if is_off != self.clock_is_off {
             self.clock_is_off = is_off;
             if is_off {
-                tracing::warn!(offset_ms, "this machine's clock is not that of the other validators; set it by NTP");
+                tracing::warn!(
+                    offset_ms,
+                    "this machine's clock is not that of the other validators; set it by NTP"
+                );
             } else {
-                tracing::info!(offset_ms, "this machine's clock is that of the other validators again");
+                tracing::info!(
+                    offset_ms,
+                    "this machine's clock is that of the other validators again"
+                );
             }
         }
         Some(offset_ms)
@@ -199,7 +218,8 @@ impl Snapshot {
 
     /// Members heard of lately; this node, if it is one, among them.
     pub(super) fn participating(&self) -> usize {
-        let heard = self.peers.values().filter(|heard| millis(&heard.at) <= HEARD_WITHIN_MS).count();
+        let heard =
+            self.peers.values().filter(|heard| millis(&heard.at) <= HEARD_WITHIN_MS).count();
         heard + usize::from(self.own.is_some())
     }
 
@@ -210,20 +230,30 @@ impl Snapshot {
             engine::Role::Learner => {
                 let (epoch, key) = (self.epoch(), node.key.fingerprint());
                 let fix = "it follows the chain and votes once a reconfiguration names this key";
-                return Some(format!("key {key} is not among the {n} validators of epoch {epoch}: {fix}"));
+                return Some(format!(
+                    "key {key} is not among the {n} validators of epoch {epoch}: {fix}"
+                ));
             }
             engine::Role::Stale => {
                 let fix = "replace this validator by one with a new key";
-                return Some(format!("this volume is an older copy: the key signed what it does not remember, and votes no more; {fix}"));
+                return Some(format!(
+                    "this volume is an older copy: the key signed what it does not remember, and votes no more; {fix}"
+                ));
             }
             engine::Role::Checking if n > 1 => {
-                return Some(format!("asks the other validators what it signed before it stopped; {} answers are needed", q - 1));
+                return Some(format!(
+                    "asks the other validators what it signed before it stopped; {} answers are needed",
+                    q - 1
+                ));
             }
             engine::Role::Checking | engine::Role::Validator => {}
         }
         let participating = self.participating();
         if participating < q {
-            return Some(format!("hears {participating} of {n} validators and needs {q} for a decision; missing: {}", self.missing()));
+            return Some(format!(
+                "hears {participating} of {n} validators and needs {q} for a decision; missing: {}",
+                self.missing()
+            ));
         }
         let mut sequences: Vec<u64> = self.peers.values().map(|heard| heard.executed.0).collect();
         sequences.sort_unstable_by(|a, b| b.cmp(a));
@@ -233,8 +263,14 @@ impl Snapshot {
     }
 
     fn missing(&self) -> String {
-        let heard = |id: NodeId| self.peers.get(&id).is_some_and(|heard| millis(&heard.at) <= HEARD_WITHIN_MS);
-        let silent = self.validators.members.iter().filter(|member| Some(member.id) != self.own && !heard(member.id));
+        let heard = |id: NodeId| {
+            self.peers.get(&id).is_some_and(|heard| millis(&heard.at) <= HEARD_WITHIN_MS)
+        };
+        let silent = self
+            .validators
+            .members
+            .iter()
+            .filter(|member| Some(member.id) != self.own && !heard(member.id));
         silent.map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
@@ -277,8 +313,16 @@ impl Snapshot {
             chain_hash: self.chain_hash.to_string(),
             time_ms: self.time_ms,
             stable: self.stable.0,
-            quorum: Some(QuorumStatus { members: quorum.n as u32, required: quorum.q as u32, fault_tolerance: quorum.f as u32 }),
-            suspected: members.iter().filter(|m| m.reputation < cretoai_consensus::FULL_REPUTATION).map(|m| m.name.clone()).collect(),
+            quorum: Some(QuorumStatus {
+                members: quorum.n as u32,
+                required: quorum.q as u32,
+                fault_tolerance: quorum.f as u32,
+            }),
+            suspected: members
+                .iter()
+                .filter(|m| m.reputation < cretoai_consensus::FULL_REPUTATION)
+                .map(|m| m.name.clone())
+                .collect(),
             members,
             peers: others
                 .map(|member| {
@@ -291,11 +335,16 @@ impl Snapshot {
                     }
                 })
                 .collect(),
-            recent: self.recent.iter().map(|(s, hash)| RecentRecord { sequence: s.0, chain_hash: hash.to_string() }).collect(),
+            recent: self
+                .recent
+                .iter()
+                .map(|(s, hash)| RecentRecord { sequence: s.0, chain_hash: hash.to_string() })
+                .collect(),
             finality_p99_ms: self.finality_p99_ms(),
             version: VERSION.to_owned(),
             ready: hindrance.is_none(),
-            waiting_for: hindrance.unwrap_or_else(|| "nothing: it is a caught-up validator with a quorum".to_owned()),
+            waiting_for: hindrance
+                .unwrap_or_else(|| "nothing: it is a caught-up validator with a quorum".to_owned()),
         }
     }
 }
@@ -306,5 +355,9 @@ fn millis(since: &Instant) -> u64 {
 
 /// This machine's clock. Before 1970 it is 0.
 pub(super) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| u64::try_from(since.as_millis()).ok())
+        .unwrap_or(0)
 }

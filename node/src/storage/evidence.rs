@@ -1,10 +1,12 @@
-//! Evidence that counted, by the place in the chain where it did: equal on all nodes, and kept for ever.
+//! Evidence that counted, by the place in the chain where it did: equal on all nodes, and kept for
+//! ever.
 //!
 //! | key in `consensus` | value |
 //! |---|---|
 //! | `evidence/` sequence, index | [`Counted`] |
 //!
-//! What one key can be accused of is bounded by the protocol, so the list is as long as the set of keys at most.
+//! What one key can be accused of is bounded by the protocol, so the list is as long as the set of
+//! keys at most.
 
 use super::{CONSENSUS, Storage, StorageError};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -29,7 +31,11 @@ fn key(sequence: Sequence, index: u32) -> Vec<u8> {
 }
 
 impl Storage {
-    pub(super) fn put_evidence(&self, batch: &mut WriteBatch, execution: &Execution) -> Result<(), StorageError> {
+    pub(super) fn put_evidence(
+        &self,
+        batch: &mut WriteBatch,
+        execution: &Execution,
+    ) -> Result<(), StorageError> {
         let sequence = execution.record.proposal.sequence;
         for (index, (offence, evidence)) in (0..).zip(&execution.evidence) {
             let counted = Counted { sequence, offence: *offence, evidence: evidence.clone() };
@@ -38,14 +44,22 @@ impl Storage {
         Ok(())
     }
 
-    /// Evidence in the order of the chain, at most `count` from number `first` on, and how much there is in all.
+    /// Evidence in the order of the chain, at most `count` from number `first` on, and how much
+    /// there is in all.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn evidence(&self, first: usize, count: usize) -> Result<(Vec<Counted>, usize), StorageError> {
+    pub fn evidence(
+        &self,
+        first: usize,
+        count: usize,
+    ) -> Result<(Vec<Counted>, usize), StorageError> {
         let mut found = Vec::new();
         let mut total = 0;
-        for entry in self.db.iterator_cf(&self.family(CONSENSUS)?, IteratorMode::From(PREFIX, Direction::Forward)) {
+        for entry in self
+            .db
+            .iterator_cf(&self.family(CONSENSUS)?, IteratorMode::From(PREFIX, Direction::Forward))
+        {
             let (key, bytes) = entry.map_err(|e| self.failed(e))?;
             if !key.starts_with(PREFIX) {
                 break;

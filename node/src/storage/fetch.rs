@@ -1,7 +1,9 @@
 //! Answers to what peers ask for, straight from the store.
 
 use super::{Storage, StorageError};
-use cretoai_consensus::{Epoch, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Sequence, encode};
+use cretoai_consensus::{
+    Epoch, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Sequence, encode,
+};
 use std::sync::Arc;
 
 /// The most bytes of vertices in answer to one request; what is missing is asked for again.
@@ -10,8 +12,9 @@ const MAX_ANSWER: usize = 4 << 20;
 const HEAD: usize = 64;
 
 impl Storage {
-    /// Records of an epoch from `from` on, up to one whose proof is kept: as many as fit one frame, and none of another
-    /// epoch. If the epoch ended before `from`: its end. Nothing when neither is here.
+    /// Records of an epoch from `from` on, up to one whose proof is kept: as many as fit one frame,
+    /// and none of another epoch. If the epoch ended before `from`: its end. Nothing when neither
+    /// is here.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -21,7 +24,11 @@ impl Storage {
         let mut answer = None;
         let last = from.0.saturating_add(MAX_RECORDS as u64);
         for sequence in (from.0..last).map(Sequence) {
-            let Some(finalized) = self.finalized(sequence)?.filter(|finalized| finalized.epoch == epoch) else { break };
+            let Some(finalized) =
+                self.finalized(sequence)?.filter(|finalized| finalized.epoch == epoch)
+            else {
+                break;
+            };
             bytes += encode(&finalized.record).len();
             records.push(finalized.record);
             if bytes > MAX_FRAME {
@@ -41,11 +48,17 @@ impl Storage {
         Ok(end.map(|end| Message::Stable(Arc::new(end))))
     }
 
-    /// Vertices of a lane with heights `above` < h <= `up_to`, ascending: all of a slot, of whatever epoch.
+    /// Vertices of a lane with heights `above` < h <= `up_to`, ascending: all of a slot, of
+    /// whatever epoch.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn lane(&self, author: NodeId, above: Height, up_to: Height) -> Result<Vec<Message>, StorageError> {
+    pub fn lane(
+        &self,
+        author: NodeId,
+        above: Height,
+        up_to: Height,
+    ) -> Result<Vec<Message>, StorageError> {
         let mut answer = Vec::new();
         let mut bytes = 0;
         let last = up_to.0.min(above.0.saturating_add(MAX_FETCHED_VERTICES));

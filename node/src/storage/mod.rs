@@ -11,8 +11,9 @@
 //! | `payloads` | payload id | [`Location`] |
 //! | `consensus` | see `votes`, `proofs`, `evidence` | genesis, state, votes, certificates, evidence |
 //!
-//! The first six are the specification's. Numbers in keys are big-endian, values are canonical borsh. One turn of the
-//! engine is one write batch, and batches are written in the order of turns: what survives a crash is a prefix.
+//! The first six are the specification's. Numbers in keys are big-endian, values are canonical
+//! borsh. One turn of the engine is one write batch, and batches are written in the order of turns:
+//! what survives a crash is a prefix.
 
 mod evidence;
 mod fetch;
@@ -23,12 +24,16 @@ mod votes;
 use crate::metrics::Metrics;
 use borsh::{BorshDeserialize, BorshSerialize};
 use cretoai_consensus::{
-    CheckedVertex, DecodeError, Epoch, Hash, Height, NodeId, Outcome, Payload, Record, Sequence, Vertex, decode, encode,
+    CheckedVertex, DecodeError, Epoch, Hash, Height, NodeId, Outcome, Payload, Record, Sequence,
+    Vertex, decode, encode,
     engine::{Execution, Turn, Write},
 };
 pub use evidence::Counted;
 use proofs::Range;
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
+    WriteBatch, WriteOptions,
+};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -44,7 +49,8 @@ const INDEX_TIMESTAMP: &str = "index_timestamp";
 const FINALIZED: &str = "finalized";
 const PAYLOADS: &str = "payloads";
 const CONSENSUS: &str = "consensus";
-const FAMILIES: [&str; 8] = [VERTICES, EDGES, METADATA, INDEX_HEIGHT, INDEX_TIMESTAMP, FINALIZED, PAYLOADS, CONSENSUS];
+const FAMILIES: [&str; 8] =
+    [VERTICES, EDGES, METADATA, INDEX_HEIGHT, INDEX_TIMESTAMP, FINALIZED, PAYLOADS, CONSENSUS];
 
 /// What is known of a vertex beside itself.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -99,7 +105,9 @@ pub enum StorageError {
         source: rocksdb::Error,
     },
     /// Something that is in the store cannot be read, or is missing.
-    #[error("the store at {path} is damaged: {what}. Move the volume aside and let the node start with an empty one")]
+    #[error(
+        "the store at {path} is damaged: {what}. Move the volume aside and let the node start with an empty one"
+    )]
     Damaged {
         /// The database.
         path: PathBuf,
@@ -152,7 +160,11 @@ impl Storage {
     ///
     /// # Errors
     /// When RocksDB cannot open it: another process holds it, no permission, or damage.
-    pub fn open(path: &Path, options: StorageOptions, metrics: Arc<Metrics>) -> Result<Self, StorageError> {
+    pub fn open(
+        path: &Path,
+        options: StorageOptions,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StorageError> {
         let mut db_options = Options::default();
         db_options.create_if_missing(true);
         db_options.create_missing_column_families(true);
@@ -182,7 +194,11 @@ impl Storage {
             match DB::open_cf_descriptors(&db_options, path, families()) {
                 Ok(db) => break db,
                 // A pod that was deleted by force may still be ending while its successor starts.
-                Err(error) if error.kind() == rocksdb::ErrorKind::IOError && is_locked(&error) && began.elapsed() < LOCK_PATIENCE => {
+                Err(error)
+                    if error.kind() == rocksdb::ErrorKind::IOError
+                        && is_locked(&error)
+                        && began.elapsed() < LOCK_PATIENCE =>
+                {
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 Err(source) => return Err(StorageError::RocksDb { path: path.to_owned(), source }),
@@ -191,8 +207,13 @@ impl Storage {
         Ok(Self { db, path: path.to_owned(), metrics, range: Mutex::new(None) })
     }
 
-    fn family(&self, name: &'static str) -> Result<Arc<rocksdb::BoundColumnFamily<'_>>, StorageError> {
-        self.db.cf_handle(name).ok_or_else(|| self.damaged(format!("column family {name} is missing")))
+    fn family(
+        &self,
+        name: &'static str,
+    ) -> Result<Arc<rocksdb::BoundColumnFamily<'_>>, StorageError> {
+        self.db
+            .cf_handle(name)
+            .ok_or_else(|| self.damaged(format!("column family {name} is missing")))
     }
 
     fn damaged(&self, what: impl Into<String>) -> StorageError {
@@ -207,17 +228,29 @@ impl Storage {
         self.damaged(error.to_string())
     }
 
-    fn get<T: BorshDeserialize>(&self, family: &'static str, key: &[u8]) -> Result<Option<T>, StorageError> {
-        let bytes = self.db.get_pinned_cf(&self.family(family)?, key).map_err(|e| self.failed(e))?;
+    fn get<T: BorshDeserialize>(
+        &self,
+        family: &'static str,
+        key: &[u8],
+    ) -> Result<Option<T>, StorageError> {
+        let bytes =
+            self.db.get_pinned_cf(&self.family(family)?, key).map_err(|e| self.failed(e))?;
         bytes.map(|bytes| decode(&bytes).map_err(|e| self.unreadable(&e))).transpose()
     }
 
-    fn put(&self, batch: &mut WriteBatch, family: &'static str, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+    fn put(
+        &self,
+        batch: &mut WriteBatch,
+        family: &'static str,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), StorageError> {
         batch.put_cf(&self.family(family)?, key, value);
         Ok(())
     }
 
-    /// Writes what a turn of the engine must leave behind, in one batch, with one fsync if the turn asks for it.
+    /// Writes what a turn of the engine must leave behind, in one batch, with one fsync if the turn
+    /// asks for it.
     ///
     /// # Errors
     /// When the write fails. The node must then stop: it would vote on what it may forget.
@@ -226,20 +259,32 @@ impl Storage {
         for write in &turn.writes {
             match write {
                 Write::Vertex(vertex) => self.put_vertex(&mut batch, vertex)?,
-                Write::Vote { vote, proposed } => self.put_vote(&mut batch, vote, proposed.as_ref())?,
+                Write::Vote { vote, proposed } => {
+                    self.put_vote(&mut batch, vote, proposed.as_ref())?
+                }
                 Write::Prepared(prepared) => self.put_signed(&mut batch, PREPARED, prepared)?,
-                Write::ViewChange(change) => self.put_signed(&mut batch, VIEW_CHANGE, change.as_ref())?,
-                Write::NewView(new_view) => self.put_signed(&mut batch, NEW_VIEW, new_view.as_ref())?,
-                Write::Checkpoint(checkpoint) => self.put_signed(&mut batch, CHECKPOINT, checkpoint)?,
+                Write::ViewChange(change) => {
+                    self.put_signed(&mut batch, VIEW_CHANGE, change.as_ref())?
+                }
+                Write::NewView(new_view) => {
+                    self.put_signed(&mut batch, NEW_VIEW, new_view.as_ref())?
+                }
+                Write::Checkpoint(checkpoint) => {
+                    self.put_signed(&mut batch, CHECKPOINT, checkpoint)?
+                }
                 Write::Mark(mark) => self.put_signed(&mut batch, MARK, mark)?,
                 Write::Stale => self.put_signed(&mut batch, STALE, &())?,
                 Write::Stable(certificate) => {
                     self.put_stable(&mut batch, certificate)?;
                     self.erase_votes(&mut batch, turn, certificate.state.sequence)?;
                 }
-                Write::Proof(sequence, proof) => self.put_late_proof(&mut batch, *sequence, proof)?,
+                Write::Proof(sequence, proof) => {
+                    self.put_late_proof(&mut batch, *sequence, proof)?
+                }
                 Write::Execution(execution) => self.put_execution(&mut batch, turn, execution)?,
-                Write::Epoch { certificate, validators, state } => self.put_epoch(&mut batch, certificate, validators, state)?,
+                Write::Epoch { certificate, validators, state } => {
+                    self.put_epoch(&mut batch, certificate, validators, state)?
+                }
             }
         }
         self.commit(batch, turn.sync)
@@ -256,20 +301,44 @@ impl Storage {
         Ok(())
     }
 
-    fn put_vertex(&self, batch: &mut WriteBatch, vertex: &CheckedVertex) -> Result<(), StorageError> {
+    fn put_vertex(
+        &self,
+        batch: &mut WriteBatch,
+        vertex: &CheckedVertex,
+    ) -> Result<(), StorageError> {
         self.metrics.vertices_stored.inc();
         let (id, header) = (vertex.id(), vertex.header());
         self.put(batch, VERTICES, &id.0, &encode(vertex.vertex()))?;
         for parent in header.parents() {
             self.put(batch, EDGES, &[parent.0, id.0].concat(), &[])?;
         }
-        let metadata = VertexMetadata { author: header.author, height: header.height, timestamp_ms: header.timestamp_ms, finalized: None };
+        let metadata = VertexMetadata {
+            author: header.author,
+            height: header.height,
+            timestamp_ms: header.timestamp_ms,
+            finalized: None,
+        };
         self.put(batch, METADATA, &id.0, &encode(&metadata))?;
-        self.put(batch, INDEX_HEIGHT, &[slot(header.author, header.height).as_slice(), &id.0].concat(), &[])?;
-        self.put(batch, INDEX_TIMESTAMP, &[header.timestamp_ms.to_be_bytes().as_slice(), &id.0].concat(), &[])
+        self.put(
+            batch,
+            INDEX_HEIGHT,
+            &[slot(header.author, header.height).as_slice(), &id.0].concat(),
+            &[],
+        )?;
+        self.put(
+            batch,
+            INDEX_TIMESTAMP,
+            &[header.timestamp_ms.to_be_bytes().as_slice(), &id.0].concat(),
+            &[],
+        )
     }
 
-    fn put_execution(&self, batch: &mut WriteBatch, turn: &Turn, execution: &Execution) -> Result<(), StorageError> {
+    fn put_execution(
+        &self,
+        batch: &mut WriteBatch,
+        turn: &Turn,
+        execution: &Execution,
+    ) -> Result<(), StorageError> {
         let sequence = execution.record.proposal.sequence;
         let mut index = 0;
         for (vertex, outcomes) in &execution.vertices {
@@ -282,10 +351,16 @@ impl Storage {
             };
             self.put(batch, METADATA, &vertex.id().0, &encode(&metadata))?;
             for ((position, (id, _)), outcome) in (0..).zip(vertex.payloads()).zip(outcomes) {
-                let location = Location { sequence, index, vertex: vertex.id(), position, outcome: *outcome };
+                let location =
+                    Location { sequence, index, vertex: vertex.id(), position, outcome: *outcome };
                 // Only an execution may take the place of what is known already.
-                let known = || self.location(&id).map(|known| known.is_some_and(|known| known.outcome.is_final()));
-                if matches!(outcome, Outcome::Executed) || (!matches!(outcome, Outcome::Duplicate { .. }) && !known()?) {
+                let known = || {
+                    self.location(&id)
+                        .map(|known| known.is_some_and(|known| known.outcome.is_final()))
+                };
+                if matches!(outcome, Outcome::Executed)
+                    || (!matches!(outcome, Outcome::Duplicate { .. }) && !known()?)
+                {
                     self.put(batch, PAYLOADS, &id.0, &encode(&location))?;
                 }
                 index += 1;
@@ -349,7 +424,12 @@ impl Storage {
     pub fn payload(&self, location: &Location) -> Result<Payload, StorageError> {
         let vertex = self.vertex(&location.vertex)?;
         let payload = vertex.and_then(|v| v.payloads.into_iter().nth(location.position as usize));
-        payload.ok_or_else(|| self.damaged(format!("payload {} of vertex {} is missing", location.position, location.vertex)))
+        payload.ok_or_else(|| {
+            self.damaged(format!(
+                "payload {} of vertex {} is missing",
+                location.position, location.vertex
+            ))
+        })
     }
 
     /// The ids of the vertices in a slot of a lane: one, or two if their author forked.
@@ -360,7 +440,9 @@ impl Storage {
         for entry in self.db.iterator_cf(&self.family(INDEX_HEIGHT)?, from) {
             let (key, _) = entry.map_err(|e| self.failed(e))?;
             let Some(id) = key.strip_prefix(prefix.as_slice()) else { break };
-            ids.push(Hash(id.try_into().map_err(|_| self.damaged("a height index key of the wrong size"))?));
+            ids.push(Hash(
+                id.try_into().map_err(|_| self.damaged("a height index key of the wrong size"))?,
+            ));
         }
         Ok(ids)
     }

@@ -1,4 +1,5 @@
-//! What proves decisions to others: commit certificates, checkpoint certificates, and the ends of epochs.
+//! What proves decisions to others: commit certificates, checkpoint certificates, and the ends of
+//! epochs.
 //!
 //! | key in `consensus` | value | how long |
 //! |---|---|---|
@@ -8,8 +9,8 @@
 //! | `stable` | the stable checkpoint, also one that a pause made | until the next |
 //! | `epoch-certificate/` epoch | the checkpoint that ended it | for ever |
 //!
-//! The rule: from any sequence on there is a proof that is kept within [`MAX_RECORDS`] records and within a frame, so that
-//! every range can be served for ever.
+//! The rule: from any sequence on there is a proof that is kept within [`MAX_RECORDS`] records and
+//! within a frame, so that every range can be served for ever.
 
 use super::{CONSENSUS, Finalized, Storage, StorageError, votes::STABLE};
 use cretoai_consensus::{
@@ -19,8 +20,8 @@ use cretoai_consensus::{
 use rocksdb::WriteBatch;
 use std::sync::PoisonError;
 
-/// Records between two kept proofs take at most about so many bytes: a frame's worth, less the largest record and
-/// certificate.
+/// Records between two kept proofs take at most about so many bytes: a frame's worth, less the
+/// largest record and certificate.
 const MAX_RANGE: usize = MAX_FRAME / 2;
 
 /// The records since the newest proof that is kept for ever. Sequence 0, the genesis, needs none.
@@ -81,21 +82,33 @@ impl Storage {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn epoch_certificate(&self, epoch: Epoch) -> Result<Option<CheckpointCertificate>, StorageError> {
+    pub fn epoch_certificate(
+        &self,
+        epoch: Epoch,
+    ) -> Result<Option<CheckpointCertificate>, StorageError> {
         self.get(CONSENSUS, &end_of(epoch))
     }
 
-    pub(super) fn put_epoch_certificate(&self, batch: &mut WriteBatch, certificate: &CheckpointCertificate) -> Result<(), StorageError> {
+    pub(super) fn put_epoch_certificate(
+        &self,
+        batch: &mut WriteBatch,
+        certificate: &CheckpointCertificate,
+    ) -> Result<(), StorageError> {
         self.put(batch, CONSENSUS, &end_of(certificate.state.epoch), &encode(certificate))
     }
 
     /// A checkpoint takes the place of the commit certificates up to it.
-    pub(super) fn put_stable(&self, batch: &mut WriteBatch, certificate: &CheckpointCertificate) -> Result<(), StorageError> {
+    pub(super) fn put_stable(
+        &self,
+        batch: &mut WriteBatch,
+        certificate: &CheckpointCertificate,
+    ) -> Result<(), StorageError> {
         let state = &certificate.state;
         self.put(batch, CONSENSUS, STABLE, &encode(certificate))?;
         let family = self.family(CONSENSUS)?;
         batch.delete_range_cf(&family, recent(Sequence(0)), recent(state.sequence.next()));
-        // What a pause made is kept as the stable one only: later checkpoints prove its records too.
+        // What a pause made is kept as the stable one only: later checkpoints prove its records
+        // too.
         let interval = self.parameters(state.epoch)?.checkpoint_interval.max(1);
         if state.sequence.0.is_multiple_of(interval) || state.successor.is_some() {
             batch.delete_cf(&family, kept(state.sequence));
@@ -111,10 +124,17 @@ impl Storage {
     /// Intervals of an epoch; the usual ones in a store without a genesis.
     fn parameters(&self, epoch: Epoch) -> Result<Parameters, StorageError> {
         let Some(genesis) = self.genesis()? else { return Ok(Parameters::default()) };
-        Ok(self.validators(&genesis.genesis, epoch)?.map_or(genesis.genesis.parameters, |validators| validators.parameters))
+        Ok(self
+            .validators(&genesis.genesis, epoch)?
+            .map_or(genesis.genesis.parameters, |validators| validators.parameters))
     }
 
-    pub(super) fn put_proof(&self, batch: &mut WriteBatch, turn: &Turn, execution: &Execution) -> Result<(), StorageError> {
+    pub(super) fn put_proof(
+        &self,
+        batch: &mut WriteBatch,
+        turn: &Turn,
+        execution: &Execution,
+    ) -> Result<(), StorageError> {
         let sequence = execution.record.proposal.sequence;
         let previous = Sequence(sequence.0.saturating_sub(1));
         let mut range = self.range_up_to(previous)?;
@@ -135,7 +155,12 @@ impl Storage {
     }
 
     /// A proof that came after its decision was written.
-    pub(super) fn put_late_proof(&self, batch: &mut WriteBatch, sequence: Sequence, proof: &Proof) -> Result<(), StorageError> {
+    pub(super) fn put_late_proof(
+        &self,
+        batch: &mut WriteBatch,
+        sequence: Sequence,
+        proof: &Proof,
+    ) -> Result<(), StorageError> {
         let mut range = self.range_up_to(sequence)?;
         self.place_proof(batch, &mut range, sequence, proof)?;
         *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
@@ -143,14 +168,21 @@ impl Storage {
     }
 
     /// Writes the proof of the newest record: for ever, where it is the only one near.
-    fn place_proof(&self, batch: &mut WriteBatch, range: &mut Range, sequence: Sequence, proof: &Proof) -> Result<(), StorageError> {
+    fn place_proof(
+        &self,
+        batch: &mut WriteBatch,
+        range: &mut Range,
+        sequence: Sequence,
+        proof: &Proof,
+    ) -> Result<(), StorageError> {
         match proof {
             Proof::Checkpoint(certificate) => {
                 self.put(batch, CONSENSUS, &checkpoint(sequence), &encode(certificate))?;
                 (range.kept, range.bytes) = (sequence, 0);
             }
             Proof::Commit(certificate) => {
-                let many = sequence.0.saturating_sub(range.kept.0) >= MAX_RECORDS as u64 || range.bytes >= MAX_RANGE;
+                let many = sequence.0.saturating_sub(range.kept.0) >= MAX_RECORDS as u64
+                    || range.bytes >= MAX_RANGE;
                 if many || !range.proven {
                     self.put(batch, CONSENSUS, &kept(sequence), &encode(certificate))?;
                     (range.kept, range.bytes) = (sequence, 0);
@@ -163,29 +195,47 @@ impl Storage {
         Ok(())
     }
 
-    /// Keeps what proves a sequence for ever, if there is something, also in this very turn. Says whether there is.
-    fn keep(&self, batch: &mut WriteBatch, turn: &Turn, sequence: Sequence) -> Result<bool, StorageError> {
+    /// Keeps what proves a sequence for ever, if there is something, also in this very turn. Says
+    /// whether there is.
+    fn keep(
+        &self,
+        batch: &mut WriteBatch,
+        turn: &Turn,
+        sequence: Sequence,
+    ) -> Result<bool, StorageError> {
         let written = turn.writes.iter().find_map(|write| match write {
-            Write::Execution(execution) if execution.record.proposal.sequence == sequence => execution.proof.clone(),
+            Write::Execution(execution) if execution.record.proposal.sequence == sequence => {
+                execution.proof.clone()
+            }
             _ => None,
         });
         let proof = if written.is_some() { written } else { self.proof(sequence)? };
         match proof {
-            Some(Proof::Commit(certificate)) => self.put(batch, CONSENSUS, &kept(sequence), &encode(&certificate))?,
-            Some(Proof::Checkpoint(certificate)) => self.put(batch, CONSENSUS, &checkpoint(sequence), &encode(&certificate))?,
+            Some(Proof::Commit(certificate)) => {
+                self.put(batch, CONSENSUS, &kept(sequence), &encode(&certificate))?
+            }
+            Some(Proof::Checkpoint(certificate)) => {
+                self.put(batch, CONSENSUS, &checkpoint(sequence), &encode(&certificate))?
+            }
             None => return Ok(false),
         }
         Ok(true)
     }
 
-    /// The records up to `last` since the newest kept proof. Counted along, and after a start read once.
+    /// The records up to `last` since the newest kept proof. Counted along, and after a start read
+    /// once.
     fn range_up_to(&self, last: Sequence) -> Result<Range, StorageError> {
         let known = *self.range.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(range) = known.filter(|range| range.last == last) {
             return Ok(range);
         }
         let family = self.family(CONSENSUS)?;
-        let held = |key: Vec<u8>| self.db.get_pinned_cf(&family, key).map(|found| found.is_some()).map_err(|e| self.failed(e));
+        let held = |key: Vec<u8>| {
+            self.db
+                .get_pinned_cf(&family, key)
+                .map(|found| found.is_some())
+                .map_err(|e| self.failed(e))
+        };
         let proven = last == Sequence(0) || self.proof(last)?.is_some();
         let mut range = Range { kept: Sequence(0), last, proven, bytes: 0 };
         let oldest = last.0.saturating_sub(MAX_RECORDS as u64);

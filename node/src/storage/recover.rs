@@ -5,8 +5,8 @@ use super::{
     votes::{COMMIT, NEW_VIEW, PREPARE, PREPARED, PROPOSED, STALE, STATE, SUCCESSOR, VIEW_CHANGE},
 };
 use cretoai_consensus::{
-    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, Height, NodeId, Opening, Outcome, Proof, PublicKey, REMEMBERED_MS, Sequence,
-    Tip, Validators, Vertex, Vote,
+    ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, Height, NodeId, Opening, Outcome,
+    Proof, PublicKey, REMEMBERED_MS, Sequence, Tip, Validators, Vertex, Vote,
     engine::{Limits, Recovered, Remembered},
 };
 use std::sync::Arc;
@@ -24,7 +24,8 @@ impl Storage {
             if let Some(before) = state.epoch.0.checked_sub(1).map(Epoch) {
                 recovered.previous = Some(self.validators_of(genesis, before)?);
                 let certificate = self.epoch_certificate(before)?;
-                let certificate = certificate.ok_or_else(|| self.damaged(format!("the end of epoch {before} is missing")))?;
+                let certificate = certificate
+                    .ok_or_else(|| self.damaged(format!("the end of epoch {before} is missing")))?;
                 let end = &certificate.state;
                 recovered.opening = Opening { sequence: end.sequence, chain_hash: end.chain_hash };
                 recovered.opened_by = Some(Arc::new(certificate));
@@ -39,7 +40,8 @@ impl Storage {
             recovered.recent = self.recent_payloads(chain_id, newest)?;
         }
         let domain = Domain { chain_id, epoch: recovered.validators.epoch };
-        let lanes: Vec<(NodeId, Tip)> = recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
+        let lanes: Vec<(NodeId, Tip)> =
+            recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
         let own = recovered.validators.by_key(key).map(|member| member.id);
         for (author, tip) in lanes {
             self.recover_lane(&domain, author, tip, &mut recovered.undecided)?;
@@ -51,7 +53,8 @@ impl Storage {
         recovered.new_view = self.get(CONSENSUS, NEW_VIEW)?.map(Arc::new);
         recovered.prepared = self.get(CONSENSUS, PREPARED)?;
         recovered.proposal = self.get(CONSENSUS, PROPOSED)?;
-        let votes: [Option<Vote>; 2] = [self.get(CONSENSUS, PREPARE)?, self.get(CONSENSUS, COMMIT)?];
+        let votes: [Option<Vote>; 2] =
+            [self.get(CONSENSUS, PREPARE)?, self.get(CONSENSUS, COMMIT)?];
         recovered.votes = votes.into_iter().flatten().collect();
         recovered.mark = self.mark()?.unwrap_or_default();
         recovered.stale = self.get::<()>(CONSENSUS, STALE)?.is_some();
@@ -60,26 +63,45 @@ impl Storage {
         Ok(recovered)
     }
 
-    fn validators_of(&self, genesis: &Genesis, epoch: Epoch) -> Result<Arc<Validators>, StorageError> {
+    fn validators_of(
+        &self,
+        genesis: &Genesis,
+        epoch: Epoch,
+    ) -> Result<Arc<Validators>, StorageError> {
         let validators = self.validators(genesis, epoch)?;
-        validators.map(Arc::new).ok_or_else(|| self.damaged(format!("the validators of epoch {epoch} are missing")))
+        validators
+            .map(Arc::new)
+            .ok_or_else(|| self.damaged(format!("the validators of epoch {epoch} are missing")))
     }
 
     /// The newest sequence of the epoch whose proof is kept.
-    fn certified(&self, opening: Sequence, executed: Sequence) -> Result<Option<(Sequence, Hash, Proof)>, StorageError> {
+    fn certified(
+        &self,
+        opening: Sequence,
+        executed: Sequence,
+    ) -> Result<Option<(Sequence, Hash, Proof)>, StorageError> {
         for sequence in (opening.next().0..=executed.0).rev().map(Sequence) {
             if let Some(proof) = self.proof(sequence)? {
                 let finalized = self.finalized(sequence)?;
-                let finalized = finalized.ok_or_else(|| self.damaged(format!("the record of sequence {sequence} is missing")))?;
+                let finalized = finalized.ok_or_else(|| {
+                    self.damaged(format!("the record of sequence {sequence} is missing"))
+                })?;
                 return Ok(Some((sequence, finalized.chain_hash, proof)));
             }
         }
         Ok(None)
     }
 
-    /// A lane's decided tip and the stored vertices above it, by height: all of a slot. Which branch of a fork counts, the
-    /// engine knows by what was voted for. Vertices of older epochs are passed over.
-    fn recover_lane(&self, domain: &Domain, author: NodeId, decided: Tip, into: &mut Vec<Arc<CheckedVertex>>) -> Result<(), StorageError> {
+    /// A lane's decided tip and the stored vertices above it, by height: all of a slot. Which
+    /// branch of a fork counts, the engine knows by what was voted for. Vertices of older epochs
+    /// are passed over.
+    fn recover_lane(
+        &self,
+        domain: &Domain,
+        author: NodeId,
+        decided: Tip,
+        into: &mut Vec<Arc<CheckedVertex>>,
+    ) -> Result<(), StorageError> {
         let mut recall = |vertex: Vertex| {
             if vertex.header.epoch == domain.epoch {
                 into.push(Arc::new(CheckedVertex::trusted(vertex, domain)));
@@ -95,17 +117,27 @@ impl Storage {
                 return Ok(());
             }
             for id in slot {
-                recall(self.vertex(&id)?.ok_or_else(|| self.damaged(format!("vertex {id} is indexed but missing")))?);
+                recall(
+                    self.vertex(&id)?.ok_or_else(|| {
+                        self.damaged(format!("vertex {id} is indexed but missing"))
+                    })?,
+                );
             }
             height = height.next();
         }
     }
 
-    /// A lane's vertices of older epochs that no sequence decided, by height. They lie above the tip at which this epoch
-    /// began, and what was in them is the first that it seals.
-    fn left_behind(&self, domain: &Domain, author: NodeId, decided: Tip) -> Result<Vec<Arc<CheckedVertex>>, StorageError> {
+    /// A lane's vertices of older epochs that no sequence decided, by height. They lie above the
+    /// tip at which this epoch began, and what was in them is the first that it seals.
+    fn left_behind(
+        &self,
+        domain: &Domain,
+        author: NodeId,
+        decided: Tip,
+    ) -> Result<Vec<Arc<CheckedVertex>>, StorageError> {
         let mut left = Vec::new();
-        let mut height = Height(decided.height.0.saturating_sub(Limits::default().lane as u64)).next();
+        let mut height =
+            Height(decided.height.0.saturating_sub(Limits::default().lane as u64)).next();
         loop {
             let slot = self.slot(author, height)?;
             if slot.is_empty() && height > decided.height {
@@ -113,7 +145,11 @@ impl Storage {
             }
             for id in slot {
                 let metadata = self.get::<VertexMetadata>(METADATA, &id.0)?;
-                let Some(vertex) = self.vertex(&id)?.filter(|vertex| vertex.header.epoch < domain.epoch) else { continue };
+                let Some(vertex) =
+                    self.vertex(&id)?.filter(|vertex| vertex.header.epoch < domain.epoch)
+                else {
+                    continue;
+                };
                 if metadata.is_some_and(|metadata| metadata.finalized.is_none()) {
                     let domain = Domain { epoch: vertex.header.epoch, ..*domain };
                     left.push(Arc::new(CheckedVertex::trusted(vertex, &domain)));
@@ -124,7 +160,11 @@ impl Storage {
     }
 
     /// Payloads that executed lately, by the chain's time.
-    fn recent_payloads(&self, chain_id: Hash, newest: Finalized) -> Result<Vec<Remembered>, StorageError> {
+    fn recent_payloads(
+        &self,
+        chain_id: Hash,
+        newest: Finalized,
+    ) -> Result<Vec<Remembered>, StorageError> {
         let time_ms = newest.record.proposal.time_ms;
         let mut recent = Vec::new();
         let mut next = Some(newest);
@@ -134,13 +174,14 @@ impl Storage {
                 break;
             }
             for (id, outcomes) in record.vertices.iter().zip(outcomes) {
-                let vertex = self.vertex(id)?.ok_or_else(|| self.damaged(format!("vertex {id} of sequence {sequence} is missing")))?;
+                let vertex = self.vertex(id)?.ok_or_else(|| {
+                    self.damaged(format!("vertex {id} of sequence {sequence} is missing"))
+                })?;
                 let author = vertex.header.author;
-                let executed = vertex
-                    .payloads
-                    .iter()
-                    .zip(outcomes)
-                    .filter(|(payload, outcome)| *outcome == Outcome::Executed && payload.valid_until_ms / 1_000 >= time_ms / 1_000);
+                let executed = vertex.payloads.iter().zip(outcomes).filter(|(payload, outcome)| {
+                    *outcome == Outcome::Executed
+                        && payload.valid_until_ms / 1_000 >= time_ms / 1_000
+                });
                 recent.extend(executed.map(|(payload, _)| Remembered {
                     author,
                     id: payload.id(chain_id),
@@ -148,7 +189,13 @@ impl Storage {
                     sequence,
                 }));
             }
-            next = sequence.0.checked_sub(1).filter(|s| *s > 0).map(|s| self.finalized(Sequence(s))).transpose()?.flatten();
+            next = sequence
+                .0
+                .checked_sub(1)
+                .filter(|s| *s > 0)
+                .map(|s| self.finalized(Sequence(s)))
+                .transpose()?
+                .flatten();
         }
         Ok(recent)
     }
@@ -157,12 +204,17 @@ impl Storage {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn recent_chain_hashes(&self, executed: Sequence, count: u64) -> Result<Vec<(Sequence, Hash)>, StorageError> {
+    pub fn recent_chain_hashes(
+        &self,
+        executed: Sequence,
+        count: u64,
+    ) -> Result<Vec<(Sequence, Hash)>, StorageError> {
         let first = executed.0.saturating_sub(count) + 1;
         let mut hashes = Vec::new();
         for sequence in (first..=executed.0).map(Sequence) {
-            let finalized =
-                self.finalized(sequence)?.ok_or_else(|| self.damaged(format!("the record of sequence {sequence} is missing")))?;
+            let finalized = self.finalized(sequence)?.ok_or_else(|| {
+                self.damaged(format!("the record of sequence {sequence} is missing"))
+            })?;
             hashes.push((sequence, finalized.chain_hash));
         }
         Ok(hashes)

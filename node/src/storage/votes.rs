@@ -1,4 +1,5 @@
-//! The `consensus` column family, but for proofs and evidence: what decides who this node is and what it may still sign.
+//! The `consensus` column family, but for proofs and evidence: what decides who this node is and
+//! what it may still sign.
 //!
 //! | key | value |
 //! |---|---|
@@ -15,12 +16,13 @@
 //! | `mark` | the newest thing of each kind that it signed |
 //! | `stale` | there if its key must never sign again |
 //!
-//! Votes, views and what was prepared are of the current epoch only: the beginning of the next erases them.
+//! Votes, views and what was prepared are of the current epoch only: the beginning of the next
+//! erases them.
 
 use super::{CONSENSUS, Storage, StorageError};
 use cretoai_consensus::{
-    ChainState, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Phase, Prepared, Proposal, Sequence, SignedGenesis, Validators,
-    Vote, encode,
+    ChainState, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Phase, Prepared, Proposal,
+    Sequence, SignedGenesis, Validators, Vote, encode,
     engine::{Mark, Turn, Write},
 };
 use rocksdb::WriteBatch;
@@ -58,13 +60,17 @@ impl Storage {
         self.get(CONSENSUS, GENESIS)
     }
 
-    /// Checks that the votes in this store, if there are any, are those of the key with this fingerprint.
+    /// Checks that the votes in this store, if there are any, are those of the key with this
+    /// fingerprint.
     ///
     /// # Errors
-    /// [`StorageError::Owner`] if they are another's: this key may have voted what they do not know.
+    /// [`StorageError::Owner`] if they are another's: this key may have voted what they do not
+    /// know.
     pub fn check_owner(&self, key: Hash) -> Result<(), StorageError> {
         match self.get::<Hash>(CONSENSUS, OWNER)? {
-            Some(owner) if owner != key => Err(StorageError::Owner { path: self.path.clone(), owner, key }),
+            Some(owner) if owner != key => {
+                Err(StorageError::Owner { path: self.path.clone(), owner, key })
+            }
             _ => Ok(()),
         }
     }
@@ -84,7 +90,11 @@ impl Storage {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn validators(&self, genesis: &Genesis, epoch: Epoch) -> Result<Option<Validators>, StorageError> {
+    pub fn validators(
+        &self,
+        genesis: &Genesis,
+        epoch: Epoch,
+    ) -> Result<Option<Validators>, StorageError> {
         if epoch == Epoch(0) {
             return Ok(Some(Validators::of_genesis(genesis)));
         }
@@ -99,7 +109,12 @@ impl Storage {
         Ok(self.get(CONSENSUS, STATE)?.unwrap_or_else(|| ChainState::at_genesis(genesis)))
     }
 
-    pub(super) fn put_vote(&self, batch: &mut WriteBatch, vote: &Vote, proposed: Option<&(Proposal, Vote)>) -> Result<(), StorageError> {
+    pub(super) fn put_vote(
+        &self,
+        batch: &mut WriteBatch,
+        vote: &Vote,
+        proposed: Option<&(Proposal, Vote)>,
+    ) -> Result<(), StorageError> {
         if let Some(proposed) = proposed {
             self.put(batch, CONSENSUS, PROPOSED, &encode(proposed))?;
         }
@@ -123,19 +138,34 @@ impl Storage {
         Ok(())
     }
 
-    /// Erases votes and what was prepared up to a stable checkpoint. What this very turn wrote stays: it takes the place
-    /// of what is in the store, and the next checkpoint erases it.
-    pub(super) fn erase_votes(&self, batch: &mut WriteBatch, turn: &Turn, stable: Sequence) -> Result<(), StorageError> {
+    /// Erases votes and what was prepared up to a stable checkpoint. What this very turn wrote
+    /// stays: it takes the place of what is in the store, and the next checkpoint erases it.
+    pub(super) fn erase_votes(
+        &self,
+        batch: &mut WriteBatch,
+        turn: &Turn,
+        stable: Sequence,
+    ) -> Result<(), StorageError> {
         let of_vote = |vote: Vote| vote.ballot.sequence;
         let held = [
             (PREPARE, self.get(CONSENSUS, PREPARE)?.map(of_vote)),
             (COMMIT, self.get(CONSENSUS, COMMIT)?.map(of_vote)),
-            (PROPOSED, self.get::<(Proposal, Vote)>(CONSENSUS, PROPOSED)?.map(|(proposal, _)| proposal.sequence)),
-            (PREPARED, self.get::<Prepared>(CONSENSUS, PREPARED)?.map(|prepared| prepared.certificate.sequence)),
+            (
+                PROPOSED,
+                self.get::<(Proposal, Vote)>(CONSENSUS, PROPOSED)?
+                    .map(|(proposal, _)| proposal.sequence),
+            ),
+            (
+                PREPARED,
+                self.get::<Prepared>(CONSENSUS, PREPARED)?
+                    .map(|prepared| prepared.certificate.sequence),
+            ),
         ];
         let written = |key: &[u8]| {
             turn.writes.iter().any(|write| match write {
-                Write::Vote { vote, proposed } => slot_of(vote) == key || (key == PROPOSED && proposed.is_some()),
+                Write::Vote { vote, proposed } => {
+                    slot_of(vote) == key || (key == PROPOSED && proposed.is_some())
+                }
                 Write::Prepared(_) => key == PREPARED,
                 _ => false,
             })

@@ -17,9 +17,11 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Handshakes in progress: each costs a signature and two verifications before it is known who asks.
+/// Handshakes in progress: each costs a signature and two verifications before it is known who
+/// asks.
 const MAX_HANDSHAKES: usize = 64;
-/// From here on, whoever asks must first show that packets reach the address that it claims (RFC 9000, 8.1.2).
+/// From here on, whoever asks must first show that packets reach the address that it claims (RFC
+/// 9000, 8.1.2).
 const VALIDATE_FROM: usize = 16;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -34,7 +36,10 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
         };
         let Some(incoming) = incoming else { break };
         let in_progress = MAX_HANDSHAKES - handshakes.available_permits();
-        if in_progress >= VALIDATE_FROM && !incoming.remote_address_validated() && incoming.may_retry() {
+        if in_progress >= VALIDATE_FROM
+            && !incoming.remote_address_validated()
+            && incoming.may_retry()
+        {
             if let Err(error) = incoming.retry() {
                 error.into_incoming().ignore();
             }
@@ -53,7 +58,12 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
     // Dropping the set ends the readers; the endpoint closes the connections.
 }
 
-async fn serve(shared: Arc<Shared>, endpoint: quinn::Endpoint, incoming: Incoming, permit: OwnedSemaphorePermit) {
+async fn serve(
+    shared: Arc<Shared>,
+    endpoint: quinn::Endpoint,
+    incoming: Incoming,
+    permit: OwnedSemaphorePermit,
+) {
     let address = incoming.remote_address();
     let handshake = async { incoming.accept()?.await };
     let refused = match tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
@@ -81,7 +91,9 @@ fn refusal_of(error: &ConnectionError) -> &'static str {
         }
         ConnectionError::VersionMismatch => "incompatible",
         ConnectionError::TimedOut => "timeout",
-        ConnectionError::ConnectionClosed(_) | ConnectionError::ApplicationClosed(_) | ConnectionError::Reset => "refused_by_peer",
+        ConnectionError::ConnectionClosed(_)
+        | ConnectionError::ApplicationClosed(_)
+        | ConnectionError::Reset => "refused_by_peer",
         _ => "handshake",
     }
 }
@@ -91,7 +103,8 @@ async fn receive(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, connection: C
         Who::Peer(peer) => peer,
         Who::Myself => return connection.close(CLOSE_SUPERFLUOUS, b"this is myself"),
         Who::Stranger => {
-            // The verifier admits nobody else, so this is a change of members between two looks, or one guest too many.
+            // The verifier admits nobody else, so this is a change of members between two looks, or
+            // one guest too many.
             connection.close(CLOSE_VIOLATION, b"not a member");
             return shared.metrics.refused(Port::Quic, "unknown_key");
         }
@@ -137,7 +150,8 @@ struct Registration<'a> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        lock(&self.peer.accepted).take_if(|current| current.stable_id() == self.connection.stable_id());
+        lock(&self.peer.accepted)
+            .take_if(|current| current.stable_id() == self.connection.stable_id());
         self.shared.metrics.quic_connections.dec();
     }
 }

@@ -56,7 +56,8 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint, address:
         let wait = match ended {
             Ended::Superfluous => SUPERFLUOUS_PAUSE,
             Ended::Failed(reason) => {
-                // Once in the open, then only for those who look closely: a missing peer is not news every second.
+                // Once in the open, then only for those who look closely: a missing peer is not
+                // news every second.
                 if std::mem::replace(&mut told, true) {
                     tracing::debug!(%address, reason, "still no connection");
                 } else {
@@ -89,7 +90,9 @@ async fn attempt(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, address: &Pee
         Ok(targets) => targets,
         Err(error) => return Ended::Failed(format!("the name does not resolve: {error}")),
     };
-    let Ok(local) = endpoint.local_addr() else { return Ended::Failed("the socket is gone".into()) };
+    let Ok(local) = endpoint.local_addr() else {
+        return Ended::Failed("the socket is gone".into());
+    };
     let mut failure = "the name has no address of the kind that this node listens on".to_owned();
     for target in targets.into_iter().filter_map(|target| reachable_from(local, target)) {
         match connect(endpoint, target).await {
@@ -103,7 +106,9 @@ async fn attempt(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, address: &Pee
 /// An IPv6 socket reaches IPv4 by mapped addresses; an IPv4 socket does not reach IPv6.
 fn reachable_from(local: SocketAddr, target: SocketAddr) -> Option<SocketAddr> {
     match (local, target) {
-        (SocketAddr::V6(_), SocketAddr::V4(v4)) => Some(SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())),
+        (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+            Some(SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()))
+        }
         (SocketAddr::V4(_), SocketAddr::V6(_)) => None,
         _ => Some(target),
     }
@@ -119,15 +124,23 @@ async fn connect(endpoint: &quinn::Endpoint, target: SocketAddr) -> Result<Conne
 
 /// Who is at the other end, by the key that the handshake proved.
 pub(super) fn who(shared: &Shared, connection: &Connection) -> Who {
-    let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let shown = connection
+        .peer_identity()
+        .and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
     match shown.and_then(|shown| tls::peer_key(&shown)) {
         Some(key) => shared.peers.who(&key),
         None => Who::Stranger,
     }
 }
 
-/// Dials a member where its own connection comes from, as long as there is no other way to it. Ends never.
-pub(super) async fn back(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, peer: &Arc<Peer>, address: SocketAddr) {
+/// Dials a member where its own connection comes from, as long as there is no other way to it. Ends
+/// never.
+pub(super) async fn back(
+    shared: &Arc<Shared>,
+    endpoint: &quinn::Endpoint,
+    peer: &Arc<Peer>,
+    address: SocketAddr,
+) {
     let Ok(local) = endpoint.local_addr() else { return std::future::pending().await };
     loop {
         tokio::time::sleep(DIAL_BACK_AFTER).await;
@@ -170,23 +183,25 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// Resolves when the address leads elsewhere than the connection: the pod that it names came back with another IP, and
-/// the one at the other end is somebody else.
+/// Resolves when the address leads elsewhere than the connection: the pod that it names came back
+/// with another IP, and the one at the other end is somebody else.
 async fn moved(address: Option<&PeerAddress>, local: SocketAddr, remote: SocketAddr) {
     // Dialled back: its own connection says where it is.
     let Some(address) = address else { return std::future::pending().await };
     loop {
         tokio::time::sleep(RESOLVE_AGAIN).await;
         let Ok(targets) = address.resolve().await else { continue };
-        let mut targets = targets.into_iter().filter_map(|target| reachable_from(local, target)).peekable();
+        let mut targets =
+            targets.into_iter().filter_map(|target| reachable_from(local, target)).peekable();
         if targets.peek().is_some() && !targets.any(|target| target == remote) {
             return;
         }
     }
 }
 
-/// Resolves when the member connects to us while nobody answers on our connection to it: its pod came back with another
-/// address. To wait until the connection is idle for long would leave it deaf.
+/// Resolves when the member connects to us while nobody answers on our connection to it: its pod
+/// came back with another address. To wait until the connection is idle for long would leave it
+/// deaf.
 async fn deserted(peer: &Peer, connection: &Connection) {
     let heard = || connection.stats().udp_rx.datagrams;
     loop {
@@ -200,7 +215,12 @@ async fn deserted(peer: &Peer, connection: &Connection) {
 }
 
 /// Uses a connection until it ends. `address` is what was dialled by name.
-async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&PeerAddress>, local: SocketAddr) -> Ended {
+async fn serve(
+    shared: &Arc<Shared>,
+    connection: Connection,
+    address: Option<&PeerAddress>,
+    local: SocketAddr,
+) -> Ended {
     let started = Instant::now();
     let superfluous = |why: &'static [u8]| {
         connection.close(CLOSE_SUPERFLUOUS, why);
@@ -215,8 +235,8 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&Pe
             return Ended::Failed("the handshake proved no member's key".into());
         }
     };
-    // First the slot, then the streams: a connection that turns out superfluous never opens one, and the other end, which
-    // goes by streams, keeps the one that is used.
+    // First the slot, then the streams: a connection that turns out superfluous never opens one,
+    // and the other end, which goes by streams, keeps the one that is used.
     let outgoing = Arc::new(Outgoing::default());
     {
         let mut slot = lock(&peer.outgoing);
@@ -226,7 +246,8 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, address: Option<&Pe
         }
         *slot = Some(outgoing.clone());
     }
-    // From here on the slot is ours; whatever ends this function, also being dropped, must empty it.
+    // From here on the slot is ours; whatever ends this function, also being dropped, must empty
+    // it.
     let slot = Slot { peer: &peer, outgoing: &outgoing };
     let streams = match open_streams(&connection).await {
         Ok(streams) => streams,
@@ -277,13 +298,25 @@ async fn open(connection: &Connection, class: Class) -> Result<SendStream, Strin
 }
 
 async fn open_streams(connection: &Connection) -> Result<[SendStream; 3], String> {
-    let opened =
-        async { Ok([open(connection, Class::Vote).await?, open(connection, Class::Data).await?, open(connection, Class::Bulk).await?]) };
-    tokio::time::timeout(HANDSHAKE_LIMIT, opened).await.unwrap_or_else(|_| Err("the peer allows no streams".into()))
+    let opened = async {
+        Ok([
+            open(connection, Class::Vote).await?,
+            open(connection, Class::Data).await?,
+            open(connection, Class::Bulk).await?,
+        ])
+    };
+    tokio::time::timeout(HANDSHAKE_LIMIT, opened)
+        .await
+        .unwrap_or_else(|_| Err("the peer allows no streams".into()))
 }
 
 /// Frames from the queue to the stream, each behind its length, until the connection breaks.
-async fn write(shared: &Shared, outgoing: &Outgoing, mut stream: SendStream, class: Class) -> WriteError {
+async fn write(
+    shared: &Shared,
+    outgoing: &Outgoing,
+    mut stream: SendStream,
+    class: Class,
+) -> WriteError {
     let sent = shared.metrics.sent_bytes.with_label_values(&[class.label()]);
     loop {
         let frames = outgoing.take(class).await;

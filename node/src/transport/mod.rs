@@ -1,18 +1,21 @@
 //! Frames between the members of an epoch, over QUIC.
 //!
-//! Every node sends on connections that it dialled and receives on those that it accepted: two connections per pair, no
-//! tie to break, and a restarted node is heard as soon as it dials. Each connection carries one unidirectional stream per
-//! [`Class`], votes before data before bulk. The members change with the epochs ([`Transport::set_members`]); where a
-//! member's address is not in the configuration, the address that it dials from is dialled: one socket does both.
+//! Every node sends on connections that it dialled and receives on those that it accepted: two
+//! connections per pair, no tie to break, and a restarted node is heard as soon as it dials. Each
+//! connection carries one unidirectional stream per [`Class`], votes before data before bulk. The
+//! members change with the epochs ([`Transport::set_members`]); where a member's address is not in
+//! the configuration, the address that it dials from is dialled: one socket does both.
 //!
-//! A *guest* is no member: a node of an earlier epoch that must learn that it ended, or a learner whose key the operator
-//! named ([`Transport::admit`]). It is known by a number that no member has ([`is_guest`]), may only ask for what proves
-//! itself, and is answered on the connection that it dialled, on one bulk stream.
+//! A *guest* is no member: a node of an earlier epoch that must learn that it ended, or a learner
+//! whose key the operator named ([`Transport::admit`]). It is known by a number that no member has
+//! ([`is_guest`]), may only ask for what proves itself, and is answered on the connection that it
+//! dialled, on one bulk stream.
 //!
-//! The rules: both ends prove the key of a member or guest, with X25519MLKEM768 and ML-DSA-87 and no 0-RTT, before
-//! a byte is read. Sending never blocks: what exceeds a bound, or has no connection, is dropped and counted, and the
-//! protocol repairs it. What a peer may have in flight towards the engine is bounded by its own budget, so that a
-//! flood slows down only whoever sends it.
+//! The rules: both ends prove the key of a member or guest, with X25519MLKEM768 and ML-DSA-87 and
+//! no 0-RTT, before a byte is read. Sending never blocks: what exceeds a bound, or has no
+//! connection, is dropped and counted, and the protocol repairs it. What a peer may have in flight
+//! towards the engine is bounded by its own budget, so that a flood slows down only whoever sends
+//! it.
 
 mod accept;
 mod dial;
@@ -135,7 +138,9 @@ pub struct Budget(#[allow(dead_code, reason = "held for its drop")] OwnedSemapho
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The UDP port cannot be bound.
-    #[error("UDP {address} cannot be bound: {source}; is another node running here, or network.quic_port taken?")]
+    #[error(
+        "UDP {address} cannot be bound: {source}; is another node running here, or network.quic_port taken?"
+    )]
     Bind {
         /// Where.
         address: SocketAddr,
@@ -180,18 +185,22 @@ impl Shared {
     }
 }
 
-/// A panic elsewhere does not make this data inconsistent: every critical section is one assignment.
+/// A panic elsewhere does not make this data inconsistent: every critical section is one
+/// assignment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Transport {
-    /// Listens on `listen`, dials every address of `dial` for as long as it lives, and hands what comes to `inbound`,
-    /// which must not block: it is bounded by the members' budgets.
+    /// Listens on `listen`, dials every address of `dial` for as long as it lives, and hands what
+    /// comes to `inbound`, which must not block: it is bounded by the members' budgets.
     ///
     /// # Errors
     /// [`TransportError`].
-    #[allow(clippy::unused_async, reason = "it must be called within the runtime that its tasks run on")]
+    #[allow(
+        clippy::unused_async,
+        reason = "it must be called within the runtime that its tasks run on"
+    )]
     pub async fn start(
         listen: SocketAddr,
         key: &SecretKey,
@@ -202,9 +211,15 @@ impl Transport {
     ) -> Result<Arc<Self>, TransportError> {
         let peers = Arc::new(Peers::new(key.public_key().clone(), members));
         let admit = Arc::clone(&peers);
-        let shared =
-            Arc::new(Shared { peers, metrics, inbound: Box::new(inbound), wake: Notify::new(), closing: watch::Sender::new(false) });
-        let endpoint = quic::endpoint(listen, key, Arc::new(move |key: &PublicKey| admit.admits(key)))?;
+        let shared = Arc::new(Shared {
+            peers,
+            metrics,
+            inbound: Box::new(inbound),
+            wake: Notify::new(),
+            closing: watch::Sender::new(false),
+        });
+        let endpoint =
+            quic::endpoint(listen, key, Arc::new(move |key: &PublicKey| admit.admits(key)))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept::run(shared.clone(), endpoint.clone()));
         for address in dial {
@@ -221,7 +236,8 @@ impl Transport {
         self.endpoint.local_addr()
     }
 
-    /// The members of the epoch that begins. Connections to who stays stay; who leaves becomes a guest.
+    /// The members of the epoch that begins. Connections to who stays stay; who leaves becomes a
+    /// guest.
     pub fn set_members(&self, members: &[Member]) {
         self.shared.peers.set_members(members);
         self.shared.wake.notify_waiters();
@@ -232,10 +248,12 @@ impl Transport {
         self.shared.peers.admit(keys);
     }
 
-    /// Queues a frame for one peer. Never blocks; what has no connection or no room is dropped and counted.
+    /// Queues a frame for one peer. Never blocks; what has no connection or no room is dropped and
+    /// counted.
     pub fn send(&self, to: NodeId, class: Class, frame: Bytes) {
         let outgoing = self.shared.peers.get(to).and_then(|peer| lock(&peer.outgoing).clone());
-        let taken = frame.len() <= MAX_FRAME_BYTES && outgoing.is_some_and(|outgoing| outgoing.push(class, frame));
+        let taken = frame.len() <= MAX_FRAME_BYTES
+            && outgoing.is_some_and(|outgoing| outgoing.push(class, frame));
         if !taken {
             self.shared.metrics.dropped_frames.with_label_values(&[class.label()]).inc();
         }

@@ -12,7 +12,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 const MAX_ADMITTED: usize = 64;
 /// Guests that are connected at a time.
 const MAX_GUESTS: usize = 8;
-/// From here on numbers name guests. Members' ids are given from 0 on, one at a time, and never come this far.
+/// From here on numbers name guests. Members' ids are given from 0 on, one at a time, and never
+/// come this far.
 const FIRST_GUEST: u32 = 1 << 31;
 
 /// Whether this is no member's id but a guest's number.
@@ -33,7 +34,8 @@ pub(super) struct Peer {
     /// It has just connected to us.
     pub(super) arrived: Notify,
     pub(super) budgets: [Arc<Semaphore>; 3],
-    /// Turns true when its standing changes: its connections end, and it may come back as what it is then.
+    /// Turns true when its standing changes: its connections end, and it may come back as what it
+    /// is then.
     left: watch::Sender<bool>,
 }
 
@@ -142,7 +144,12 @@ impl Peers {
             return Who::Myself;
         }
         let mut known = lock(&self.known);
-        let found = known.members.values().chain(known.guests.values()).find(|peer| peer.key == *key).cloned();
+        let found = known
+            .members
+            .values()
+            .chain(known.guests.values())
+            .find(|peer| peer.key == *key)
+            .cloned();
         if let Some(peer) = found {
             return Who::Peer(peer);
         }

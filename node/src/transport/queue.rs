@@ -94,13 +94,18 @@ mod tests {
     async fn frames_leave_in_order_and_a_full_queue_takes_no_more() {
         let outgoing = Outgoing::default();
         for n in 0_u16..300 {
-            assert_eq!(outgoing.push(Class::Vote, Bytes::copy_from_slice(&n.to_be_bytes())), n < 256, "{n}");
+            assert_eq!(
+                outgoing.push(Class::Vote, Bytes::copy_from_slice(&n.to_be_bytes())),
+                n < 256,
+                "{n}"
+            );
         }
         let mut taken = vec![];
         while taken.len() < 256 {
             taken.extend(outgoing.take(Class::Vote).await);
         }
-        let expected: Vec<Bytes> = (0_u16..256).map(|n| Bytes::copy_from_slice(&n.to_be_bytes())).collect();
+        let expected: Vec<Bytes> =
+            (0_u16..256).map(|n| Bytes::copy_from_slice(&n.to_be_bytes())).collect();
         assert_eq!(taken, expected);
         assert!(outgoing.push(Class::Vote, Bytes::from_static(b"room again")));
     }

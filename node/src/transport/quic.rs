@@ -1,5 +1,5 @@
-//! QUIC's configuration: RFC 9000 with the TLS of `cretoai_control::tls`, windows for lanes of a few MiB, and timers that
-//! notice a dead member within three seconds.
+//! QUIC's configuration: RFC 9000 with the TLS of `cretoai_control::tls`, windows for lanes of a
+//! few MiB, and timers that notice a dead member within three seconds.
 
 use super::{ALPN, TransportError};
 use aws_lc_rs::hmac;
@@ -30,23 +30,29 @@ pub(super) const CLOSE_VIOLATION: VarInt = VarInt::from_u32(2);
 
 /// One stream per class and direction of a connection.
 const STREAMS: u32 = 3;
-/// What a stream may carry unread. All three together stay below the connection's window and below what may be unacknowledged,
-/// so that a stream which nobody reads never blocks the votes.
+/// What a stream may carry unread. All three together stay below the connection's window and below
+/// what may be unacknowledged, so that a stream which nobody reads never blocks the votes.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const INITIAL_WINDOW: u64 = 256 << 10;
 /// After so long without a packet, one is sent that the other end answers.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_millis(200);
 const IDLE_TIMEOUT_MS: u32 = 3_000;
-/// Only the first retransmission of a handshake depends on it: a member that has just started is found soon.
+/// Only the first retransmission of a handshake depends on it: a member that has just started is
+/// found soon.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 const SOCKET_BUFFER: usize = 8 << 20;
 
 /// Binds the socket and makes an endpoint that both listens and dials.
-pub(super) fn endpoint(listen: SocketAddr, key: &SecretKey, members: Arc<dyn Admit>) -> Result<quinn::Endpoint, TransportError> {
+pub(super) fn endpoint(
+    listen: SocketAddr,
+    key: &SecretKey,
+    members: Arc<dyn Admit>,
+) -> Result<quinn::Endpoint, TransportError> {
     let transport = Arc::new(transport_config());
     let server = tls::server_config(key, members.clone(), ALPN)?;
-    let server = QuicServerConfig::with_initial(Arc::new(server), initial_suite()?).map_err(|e| TransportError::Quic(e.to_string()))?;
+    let server = QuicServerConfig::with_initial(Arc::new(server), initial_suite()?)
+        .map_err(|e| TransportError::Quic(e.to_string()))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
     server
         .transport_config(transport.clone())
@@ -55,13 +61,15 @@ pub(super) fn endpoint(listen: SocketAddr, key: &SecretKey, members: Arc<dyn Adm
         .incoming_buffer_size(64 << 10)
         .incoming_buffer_size_total(4 << 20);
     let client = tls::client_config(key, Expect::AnyOf(members), ALPN)?;
-    let client = QuicClientConfig::with_initial(Arc::new(client), initial_suite()?).map_err(|e| TransportError::Quic(e.to_string()))?;
+    let client = QuicClientConfig::with_initial(Arc::new(client), initial_suite()?)
+        .map_err(|e| TransportError::Quic(e.to_string()))?;
     let mut client = quinn::ClientConfig::new(Arc::new(client));
     client.transport_config(transport);
 
     let socket = bind(listen).map_err(|source| TransportError::Bind { address: listen, source })?;
-    // The key of stateless resets is derived from the node's own: after a crash it can tell its peers at once that their
-    // connections are gone (RFC 9000, 10.3), instead of leaving them to time out.
+    // The key of stateless resets is derived from the node's own: after a crash it can tell its
+    // peers at once that their connections are gone (RFC 9000, 10.3), instead of leaving them to
+    // time out.
     let reset = blake3::derive_key("creto quic stateless reset v1", key.seed());
     let config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset)));
     let mut endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
@@ -88,7 +96,8 @@ fn transport_config() -> TransportConfig {
     config
 }
 
-/// QUIC's Initial packets are protected with AES-128 and a public key (RFC 9001, 5.2), whatever is used afterwards.
+/// QUIC's Initial packets are protected with AES-128 and a public key (RFC 9001, 5.2), whatever is
+/// used afterwards.
 fn initial_suite() -> Result<Suite, TransportError> {
     let suite = TLS13_AES_128_GCM_SHA256.tls13().and_then(|suite| suite.quic_suite());
     suite.ok_or_else(|| TransportError::Quic("no cipher suite for Initial packets".into()))
@@ -100,7 +109,10 @@ fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_only_v6(false)?;
     }
     // The system gives what it allows (net.core.rmem_max); QUIC works with less.
-    for (what, result) in [("receive", socket.set_recv_buffer_size(SOCKET_BUFFER)), ("send", socket.set_send_buffer_size(SOCKET_BUFFER))] {
+    for (what, result) in [
+        ("receive", socket.set_recv_buffer_size(SOCKET_BUFFER)),
+        ("send", socket.set_send_buffer_size(SOCKET_BUFFER)),
+    ] {
         if let Err(error) = result {
             tracing::debug!(%error, "the UDP {what} buffer keeps its size");
         }

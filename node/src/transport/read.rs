@@ -15,7 +15,8 @@ pub(super) enum Violation {
     Broke { rule: &'static str, detail: String },
 }
 
-/// Hands over what comes on the connection's streams, one of each allowed class, until it ends. `first` came already.
+/// Hands over what comes on the connection's streams, one of each allowed class, until it ends.
+/// `first` came already.
 pub(super) async fn streams(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
@@ -66,26 +67,42 @@ async fn first_byte(peer: Arc<Peer>, allowed: &'static [Class], mut stream: Recv
     let budget = class.and_then(|class| peer.budgets.get(class.index()).cloned());
     match class.zip(budget) {
         Some((class, budget)) => Read::Opened { class, stream, budget },
-        None => Read::Closed(Violation::Broke { rule: "stream", detail: format!("a stream of unknown class {byte}") }),
+        None => Read::Closed(Violation::Broke {
+            rule: "stream",
+            detail: format!("a stream of unknown class {byte}"),
+        }),
     }
 }
 
 /// All further frames of a stream.
-async fn frames(shared: Arc<Shared>, from: NodeId, class: Class, mut stream: RecvStream, budget: Arc<Semaphore>) -> Read {
+async fn frames(
+    shared: Arc<Shared>,
+    from: NodeId,
+    class: Class,
+    mut stream: RecvStream,
+    budget: Arc<Semaphore>,
+) -> Read {
     loop {
         let mut length = [0; 4];
         match stream.read_exact(&mut length).await {
             Ok(()) => {}
-            Err(ReadExactError::FinishedEarly(_) | ReadExactError::ReadError(_)) => return Read::Closed(Violation::Ended),
+            Err(ReadExactError::FinishedEarly(_) | ReadExactError::ReadError(_)) => {
+                return Read::Closed(Violation::Ended);
+            }
         }
         let length = u32::from_be_bytes(length) as usize;
         if length == 0 || length > MAX_FRAME_BYTES {
-            let detail = format!("a {} frame of {length} bytes; 1 to {MAX_FRAME_BYTES} are allowed", class.label());
+            let detail = format!(
+                "a {} frame of {length} bytes; 1 to {MAX_FRAME_BYTES} are allowed",
+                class.label()
+            );
             return Read::Closed(Violation::Broke { rule: "frame_size", detail });
         }
         // One KiB for the bookkeeping, so that many small frames are bounded as well.
         let kib = u32::try_from(1 + length / 1024).unwrap_or(u32::MAX);
-        let Ok(permit) = budget.clone().acquire_many_owned(kib).await else { return Read::Closed(Violation::Ended) };
+        let Ok(permit) = budget.clone().acquire_many_owned(kib).await else {
+            return Read::Closed(Violation::Ended);
+        };
         let mut frame = BytesMut::zeroed(length);
         if stream.read_exact(&mut frame).await.is_err() {
             return Read::Closed(Violation::Ended);

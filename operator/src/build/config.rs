@@ -5,7 +5,8 @@ use crate::names::{API_PORT, CONTROL_PORT, METRICS_PORT, PEER_PORT};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
-/// The share of validators that a decision needs, as the node checks it: `ceil(threshold * n)` must be the quorum.
+/// The share of validators that a decision needs, as the node checks it: `ceil(threshold * n)` must
+/// be the quorum.
 pub(super) const QUORUM_THRESHOLD: f64 = 0.67;
 
 /// `node.toml`. The same for all pods: each knows its own name from its environment.
@@ -15,7 +16,13 @@ pub(super) fn node_toml(blueprint: &Blueprint<'_>) -> String {
     let mut peers = String::new();
     for pod in blueprint.cluster.pods() {
         // Writing to a String does not fail.
-        writeln!(peers, "    \"/dns4/{pod}.{}.{}.svc/udp/{PEER_PORT}/quic\",", names.headless(), names.namespace).unwrap_or_default();
+        writeln!(
+            peers,
+            "    \"/dns4/{pod}.{}.{}.svc/udp/{PEER_PORT}/quic\",",
+            names.headless(),
+            names.namespace
+        )
+        .unwrap_or_default();
     }
     format!(
         r#"# Made by creto-operator from the CretoCluster {cluster}. Edits are put back: change the CretoCluster.
@@ -63,7 +70,10 @@ endpoint = "/metrics"
 }
 
 pub(super) fn config_map(blueprint: &Blueprint<'_>) -> (Kind, Value) {
-    debug_assert_eq!(API_PORT, 8080, "node.toml has no key for the client port: the node always listens there");
+    debug_assert_eq!(
+        API_PORT, 8080,
+        "node.toml has no key for the client port: the node always listens there"
+    );
     let object = json!({
         "metadata": blueprint.metadata(&blueprint.cluster.names.config()),
         "data": { "node.toml": node_toml(blueprint) },

@@ -1,6 +1,7 @@
 //! Kubernetes objects of a cluster: pure functions from what is validated to JSON.
 //!
-//! Secret and genesis are not among them: they are created once and never applied (see [`crate::apply`]).
+//! Secret and genesis are not among them: they are created once and never applied (see
+//! [`crate::apply`]).
 
 mod config;
 mod network;
@@ -41,8 +42,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::ServiceAccount, Self::ConfigMap, Self::Service, Self::NetworkPolicy, Self::PodDisruptionBudget, Self::StatefulSet];
+    pub const ALL: [Self; 6] = [
+        Self::ServiceAccount,
+        Self::ConfigMap,
+        Self::Service,
+        Self::NetworkPolicy,
+        Self::PodDisruptionBudget,
+        Self::StatefulSet,
+    ];
 
     /// How the API server calls it.
     #[must_use]
@@ -98,11 +105,16 @@ pub struct Blueprint<'a> {
 }
 
 impl Blueprint<'_> {
-    /// The image: the user's, else the one that runs already (so that an upgrade of the operator alone restarts
-    /// nothing), else the operator's default.
+    /// The image: the user's, else the one that runs already (so that an upgrade of the operator
+    /// alone restarts nothing), else the operator's default.
     #[must_use]
     pub fn image(&self) -> &str {
-        self.cluster.spec.image.as_deref().or(self.running_image).unwrap_or(&self.settings.node_image)
+        self.cluster
+            .spec
+            .image
+            .as_deref()
+            .or(self.running_image)
+            .unwrap_or(&self.settings.node_image)
     }
 
     /// Metadata with labels and owner.
@@ -129,8 +141,8 @@ pub fn owner(cluster: &Cluster) -> Value {
     })
 }
 
-/// Owner references of what one retention policy governs (genesis, admin key): none when it is to outlive the
-/// CretoCluster.
+/// Owner references of what one retention policy governs (genesis, admin key): none when it is to
+/// outlive the CretoCluster.
 #[must_use]
 pub fn retained_owners(cluster: &Cluster) -> Vec<Value> {
     match cluster.spec.storage.retention_policy {
@@ -151,7 +163,10 @@ pub fn keys(cluster: &Cluster) -> Vec<Key> {
         Key { kind: Kind::PodDisruptionBudget, name: names.cluster.clone() },
         Key { kind: Kind::StatefulSet, name: names.cluster.clone() },
     ];
-    keys.extend(network::POLICIES.map(|port| Key { kind: Kind::NetworkPolicy, name: names.network_policy(port) }));
+    keys.extend(
+        network::POLICIES
+            .map(|port| Key { kind: Kind::NetworkPolicy, name: names.network_policy(port) }),
+    );
     keys.sort();
     keys
 }
@@ -168,19 +183,22 @@ pub fn all(blueprint: &Blueprint<'_>) -> Vec<Wanted> {
         workload::stateful_set(blueprint),
     ];
     objects.extend(network::policies(blueprint));
-    let mut wanted: Vec<Wanted> = objects.into_iter().map(|(kind, object)| seal(kind, object)).collect();
+    let mut wanted: Vec<Wanted> =
+        objects.into_iter().map(|(kind, object)| seal(kind, object)).collect();
     wanted.sort_by(|left, right| left.key.cmp(&right.key));
     wanted
 }
 
 fn seal(kind: Kind, mut object: Value) -> Wanted {
     let resource = kind.resource();
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_string();
+    let name =
+        object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_string();
     if let Some(map) = object.as_object_mut() {
         map.insert("apiVersion".into(), Value::String(resource.api_version));
         map.insert("kind".into(), Value::String(resource.kind));
     }
-    let hash: String = Hash::of_bytes(object.to_string().as_bytes()).to_string().chars().take(16).collect();
+    let hash: String =
+        Hash::of_bytes(object.to_string().as_bytes()).to_string().chars().take(16).collect();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("annotations".into(), json!({ WANTED: hash }));
     }
@@ -211,12 +229,25 @@ pub fn owner_of(live: &Value, uid: &str) -> Owner {
     if metadata.get("deletionTimestamp").is_some_and(|time| !time.is_null()) {
         return Owner::Departing;
     }
-    let owners = metadata.get("ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    match owners.iter().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true)) {
+    let owners = metadata
+        .get("ownerReferences")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    match owners.iter().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true))
+    {
         Some(owner) if owner.get("uid").and_then(Value::as_str) == Some(uid) => Owner::Ours,
-        Some(owner) if owner.get("kind").and_then(Value::as_str) == Some("CretoCluster") => Owner::Departing,
+        Some(owner) if owner.get("kind").and_then(Value::as_str) == Some("CretoCluster") => {
+            Owner::Departing
+        }
         Some(_) => Owner::Foreign,
-        None if metadata.pointer("/labels/app.kubernetes.io~1managed-by").and_then(Value::as_str) == Some(MANAGER) => Owner::Ours,
+        None if metadata
+            .pointer("/labels/app.kubernetes.io~1managed-by")
+            .and_then(Value::as_str)
+            == Some(MANAGER) =>
+        {
+            Owner::Ours
+        }
         None => Owner::Foreign,
     }
 }

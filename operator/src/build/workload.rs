@@ -1,13 +1,17 @@
 //! The pods: ServiceAccount, StatefulSet, PodDisruptionBudget.
 
 use super::{Blueprint, Kind, config};
-use crate::names::{API_PORT, CLUSTER_UID, CONFIG_HASH, CONTROL_PORT, METRICS_PORT, NODE_USER, PEER_PORT, token_audience};
+use crate::names::{
+    API_PORT, CLUSTER_UID, CONFIG_HASH, CONTROL_PORT, METRICS_PORT, NODE_USER, PEER_PORT,
+    token_audience,
+};
 use cretoai_consensus::Hash;
 use cretoai_crds::RetentionPolicy;
 use serde_json::{Map, Value, json};
 
-/// The pods' identity towards the API server. They call it never, so there is no Role, and the only token that they
-/// hold is the one that proves to the operator which pod they are: its audience is useless for anything else.
+/// The pods' identity towards the API server. They call it never, so there is no Role, and the only
+/// token that they hold is the one that proves to the operator which pod they are: its audience is
+/// useless for anything else.
 pub(super) fn service_account(blueprint: &Blueprint<'_>) -> (Kind, Value) {
     let object = json!({
         "metadata": blueprint.metadata(&blueprint.cluster.names.service_account()),
@@ -16,9 +20,10 @@ pub(super) fn service_account(blueprint: &Blueprint<'_>) -> (Kind, Value) {
     (Kind::ServiceAccount, object)
 }
 
-/// A drain may take a pod away only if a quorum stays. Counted as the quorum that must stay and not as the `f` that may
-/// go, so that a node which is down already (and whose own eviction is always allowed) uses up the budget. With 1 or 3
-/// nodes no pod can be drained: there the chain stops with any one of them.
+/// A drain may take a pod away only if a quorum stays. Counted as the quorum that must stay and not
+/// as the `f` that may go, so that a node which is down already (and whose own eviction is always
+/// allowed) uses up the budget. With 1 or 3 nodes no pod can be drained: there the chain stops with
+/// any one of them.
 pub(super) fn disruption_budget(blueprint: &Blueprint<'_>) -> (Kind, Value) {
     let object = json!({
         "metadata": blueprint.metadata(&blueprint.cluster.names.cluster),
@@ -46,7 +51,11 @@ pub(super) fn stateful_set(blueprint: &Blueprint<'_>) -> (Kind, Value) {
         "accessModes": ["ReadWriteOnce"],
         "resources": { "requests": { "storage": blueprint.claim_size.unwrap_or(&storage.size) } },
     });
-    set(&mut claim, "storageClassName", storage.storage_class_name.as_ref().map(|class| json!(class)));
+    set(
+        &mut claim,
+        "storageClassName",
+        storage.storage_class_name.as_ref().map(|class| json!(class)),
+    );
     let object = json!({
         "metadata": blueprint.metadata(&names.cluster),
         "spec": {
@@ -80,7 +89,10 @@ fn pod_metadata(blueprint: &Blueprint<'_>) -> Value {
     let mut labels = template.labels.clone();
     labels.extend(blueprint.cluster.names.labels());
     let mut annotations = template.annotations.clone();
-    annotations.insert(CONFIG_HASH.into(), Hash::of_bytes(config::node_toml(blueprint).as_bytes()).to_string());
+    annotations.insert(
+        CONFIG_HASH.into(),
+        Hash::of_bytes(config::node_toml(blueprint).as_bytes()).to_string(),
+    );
     json!({ "labels": labels, "annotations": annotations })
 }
 
@@ -111,10 +123,23 @@ fn pod_spec(blueprint: &Blueprint<'_>) -> Value {
     });
     let some = |list: Value, empty: bool| (!empty).then_some(list);
     set(&mut pod, "affinity", spec.affinity.as_ref().map(|affinity| json!(affinity)));
-    set(&mut pod, "nodeSelector", some(json!(template.node_selector), template.node_selector.is_empty()));
-    set(&mut pod, "tolerations", some(json!(template.tolerations), template.tolerations.is_empty()));
-    set(&mut pod, "priorityClassName", template.priority_class_name.as_ref().map(|class| json!(class)));
-    let secrets: Vec<Value> = template.image_pull_secrets.iter().map(|name| json!({ "name": name })).collect();
+    set(
+        &mut pod,
+        "nodeSelector",
+        some(json!(template.node_selector), template.node_selector.is_empty()),
+    );
+    set(
+        &mut pod,
+        "tolerations",
+        some(json!(template.tolerations), template.tolerations.is_empty()),
+    );
+    set(
+        &mut pod,
+        "priorityClassName",
+        template.priority_class_name.as_ref().map(|class| json!(class)),
+    );
+    let secrets: Vec<Value> =
+        template.image_pull_secrets.iter().map(|name| json!({ "name": name })).collect();
     set(&mut pod, "imagePullSecrets", some(json!(secrets), secrets.is_empty()));
     pod
 }
@@ -168,8 +193,8 @@ fn container(blueprint: &Blueprint<'_>) -> Value {
             "runAsNonRoot": true,
             "capabilities": { "drop": ["ALL"] },
         },
-        // The process alone is asked whether it lives: restarting it cannot repair a lost quorum. Opening a large store
-        // after a crash may take minutes, hence the startup probe.
+        // The process alone is asked whether it lives: restarting it cannot repair a lost quorum.
+        // Opening a large store after a crash may take minutes, hence the startup probe.
         "startupProbe": probe("/health", 2, 2, 150),
         "livenessProbe": probe("/health", 10, 5, 6),
         "readinessProbe": probe("/ready", 2, 2, 2),

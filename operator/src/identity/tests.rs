@@ -49,7 +49,11 @@ fn a_volume_of_another_chain_is_named() {
 fn a_missing_genesis_with_volumes_left_over_begins_nothing() {
     let mut world = retained();
     world.genesis = None;
-    refused(&world.view(), RefusalReason::LeftOver, &["data-prod-0", "data-prod-3", "Secret prod-admin-key", "prod-genesis"]);
+    refused(
+        &world.view(),
+        RefusalReason::LeftOver,
+        &["data-prod-0", "data-prod-3", "Secret prod-admin-key", "prod-genesis"],
+    );
 }
 
 #[test]
@@ -59,7 +63,11 @@ fn a_missing_admin_key_holds_an_adoption_but_not_a_living_cluster() {
     let identity = decide(&world.view()).unwrap();
     assert!(identity.admin_key_lost.unwrap().contains("prod-admin-key"), "its pods are kept");
     world.recreate();
-    refused(&world.view(), RefusalReason::AdminKeyMissing, &["prod-admin-key", "no new key is made"]);
+    refused(
+        &world.view(),
+        RefusalReason::AdminKeyMissing,
+        &["prod-admin-key", "no new key is made"],
+    );
 }
 
 #[test]

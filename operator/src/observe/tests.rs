@@ -17,7 +17,13 @@ fn review() -> TokenReviewStatus {
         error: None,
         user: Some(UserInfo {
             username: Some("system:serviceaccount:apps:prod-node".into()),
-            extra: Some(extra.map(|(key, value)| (format!("authentication.kubernetes.io/{key}"), vec![value.to_string()])).into()),
+            extra: Some(
+                extra
+                    .map(|(key, value)| {
+                        (format!("authentication.kubernetes.io/{key}"), vec![value.to_string()])
+                    })
+                    .into(),
+            ),
             ..UserInfo::default()
         }),
     }
@@ -34,9 +40,14 @@ fn only_a_token_of_this_very_pod_for_this_cluster_counts() {
     let bad: [(&str, Spoil); 8] = [
         ("not authenticated", |review| review.authenticated = Some(false)),
         ("no audience", |review| review.audiences = None),
-        ("another audience", |review| review.audiences = Some(vec!["https://kubernetes.default.svc".into()])),
+        ("another audience", |review| {
+            review.audiences = Some(vec!["https://kubernetes.default.svc".into()])
+        }),
         ("no user", |review| review.user = None),
-        ("another user", |review| review.user.as_mut().unwrap().username = Some("system:serviceaccount:apps:default".into())),
+        ("another user", |review| {
+            review.user.as_mut().unwrap().username =
+                Some("system:serviceaccount:apps:default".into())
+        }),
         ("no pod", |review| review.user.as_mut().unwrap().extra = None),
         ("another pod", |review| {
             let extra = review.user.as_mut().unwrap().extra.as_mut().unwrap();
@@ -44,7 +55,10 @@ fn only_a_token_of_this_very_pod_for_this_cluster_counts() {
         }),
         ("an earlier pod of the name", |review| {
             let extra = review.user.as_mut().unwrap().extra.as_mut().unwrap();
-            extra.insert("authentication.kubernetes.io/pod-uid".into(), vec!["old".into(), "pod-uid".into()]);
+            extra.insert(
+                "authentication.kubernetes.io/pod-uid".into(),
+                vec!["old".into(), "pod-uid".into()],
+            );
         }),
     ];
     for (what, spoil) in bad {
@@ -67,22 +81,35 @@ fn what_a_node_says_of_itself_must_be_what_the_api_server_says() {
         chain_id: None,
         version: String::new(),
     };
-    let check = |name, uid, of| check_claims(&attestation(name, uid, of), &cluster(json!({"replicas": 4})), &pod());
+    let check = |name, uid, of| {
+        check_claims(&attestation(name, uid, of), &cluster(json!({"replicas": 4})), &pod())
+    };
     assert_eq!(check("prod-0", "pod-uid", "uid-1"), Ok(()));
-    for (name, uid, of) in [("prod-1", "pod-uid", "uid-1"), ("prod-0", "other", "uid-1"), ("prod-0", "pod-uid", "uid-2")] {
+    for (name, uid, of) in [
+        ("prod-1", "pod-uid", "uid-1"),
+        ("prod-0", "other", "uid-1"),
+        ("prod-0", "pod-uid", "uid-2"),
+    ] {
         assert!(check(name, uid, of).is_err());
     }
 }
 
 #[test]
 fn the_admin_key_is_read_or_the_reason_told() {
-    let secret =
-        |seed: Option<Vec<u8>>| Secret { data: seed.map(|seed| [(SEED_KEY.to_string(), ByteString(seed))].into()), ..Secret::default() };
+    let secret = |seed: Option<Vec<u8>>| Secret {
+        data: seed.map(|seed| [(SEED_KEY.to_string(), ByteString(seed))].into()),
+        ..Secret::default()
+    };
     let (found, admin) = read_admin_key(Some(&secret(Some(vec![7; 32]))), "uid-1");
-    assert!(matches!(found, AdminKey::Present { key: found, made_for: None, owned: false } if found == *key(7).public_key()));
+    assert!(
+        matches!(found, AdminKey::Present { key: found, made_for: None, owned: false } if found == *key(7).public_key())
+    );
     assert!(admin.is_some());
     for bad in [None, Some(vec![7; 31])] {
-        assert!(matches!(read_admin_key(Some(&secret(bad)), "uid-1"), (AdminKey::Unreadable(_), None)));
+        assert!(matches!(
+            read_admin_key(Some(&secret(bad)), "uid-1"),
+            (AdminKey::Unreadable(_), None)
+        ));
     }
     assert!(matches!(read_admin_key(None, "uid-1"), (AdminKey::Missing, None)));
     let mut departing = secret(Some(vec![7; 32]));
@@ -91,19 +118,30 @@ fn the_admin_key_is_read_or_the_reason_told() {
             .unwrap(),
     ]);
     assert!(matches!(read_admin_key(Some(&departing), "uid-1"), (AdminKey::Departing, None)));
-    assert!(matches!(read_admin_key(Some(&departing), "uid-0"), (AdminKey::Present { owned: true, .. }, Some(_))));
+    assert!(matches!(
+        read_admin_key(Some(&departing), "uid-0"),
+        (AdminKey::Present { owned: true, .. }, Some(_))
+    ));
 }
 
 #[test]
 fn only_a_genesis_that_its_admin_signed_is_read() {
     let world = World::alive(4);
     let genesis = world.genesis.as_ref().unwrap().0.as_ref().clone();
-    let config_map =
-        |bytes: Vec<u8>| ConfigMap { binary_data: Some([(GENESIS_KEY.to_string(), ByteString(bytes))].into()), ..ConfigMap::default() };
-    assert!(matches!(read_genesis(Some(&config_map(genesis.encode())), "u"), GenesisFound::Present { owned: false, .. }));
+    let config_map = |bytes: Vec<u8>| ConfigMap {
+        binary_data: Some([(GENESIS_KEY.to_string(), ByteString(bytes))].into()),
+        ..ConfigMap::default()
+    };
+    assert!(matches!(
+        read_genesis(Some(&config_map(genesis.encode())), "u"),
+        GenesisFound::Present { owned: false, .. }
+    ));
     let mut forged = genesis.clone();
     forged.genesis.created_ms += 1;
-    assert!(matches!(read_genesis(Some(&config_map(forged.encode())), "u"), GenesisFound::Unreadable(_)));
+    assert!(matches!(
+        read_genesis(Some(&config_map(forged.encode())), "u"),
+        GenesisFound::Unreadable(_)
+    ));
     let mut truncated = genesis.encode();
     truncated.pop();
     assert!(matches!(read_genesis(Some(&config_map(truncated)), "u"), GenesisFound::Unreadable(_)));
@@ -123,7 +161,10 @@ fn only_pods_of_the_live_stateful_set_count() {
         .unwrap()
     };
     let (ordinal, pod) = read_pod(&made("prod-2", "set"), &cluster, Some("set")).unwrap();
-    assert_eq!((ordinal, pod.ready, pod.revision.as_deref(), pod.ip), (2, true, Some("r"), Some([10, 0, 0, 7].into())));
+    assert_eq!(
+        (ordinal, pod.ready, pod.revision.as_deref(), pod.ip),
+        (2, true, Some("r"), Some([10, 0, 0, 7].into()))
+    );
     assert!(read_pod(&made("prod-2", "older"), &cluster, Some("set")).is_none());
     assert!(read_pod(&made("prod-2", "set"), &cluster, None).is_none());
     assert!(read_pod(&made("prod-x", "set"), &cluster, Some("set")).is_none());
@@ -134,13 +175,24 @@ fn what_is_wrong_with_a_pod_is_told_in_a_sentence() {
     let pod = |status: serde_json::Value| -> KubePod {
         serde_json::from_value(json!({"metadata": {"name": "prod-0"}, "status": status})).unwrap()
     };
-    let waiting = pod(json!({"containerStatuses": [{"name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 3,
-        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}, "lastState": {"terminated": {"exitCode": 137}}}]}));
+    let waiting = pod(
+        json!({"containerStatuses": [{"name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}, "lastState": {"terminated": {"exitCode": 137}}}]}),
+    );
     let told = trouble(&waiting).unwrap();
-    assert!(told.contains("CrashLoopBackOff") && told.contains("137") && told.contains("kubectl logs prod-0"), "{told}");
-    let creating = pod(json!({"containerStatuses": [{"name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-        "state": {"waiting": {"reason": "ContainerCreating"}}}]}));
+    assert!(
+        told.contains("CrashLoopBackOff")
+            && told.contains("137")
+            && told.contains("kubectl logs prod-0"),
+        "{told}"
+    );
+    let creating = pod(
+        json!({"containerStatuses": [{"name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ContainerCreating"}}}]}),
+    );
     assert_eq!(trouble(&creating), None);
-    let pending = pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}));
+    let pending = pod(
+        json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}),
+    );
     assert!(trouble(&pending).unwrap().contains("0/1 nodes"));
 }

@@ -7,7 +7,12 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
 fn replaced(plan: &Plan) -> Vec<usize> {
-    plan.steps.iter().filter_map(|step| if let Step::ReplacePod { ordinal, .. } = step { Some(*ordinal) } else { None }).collect()
+    plan.steps
+        .iter()
+        .filter_map(
+            |step| if let Step::ReplacePod { ordinal, .. } = step { Some(*ordinal) } else { None },
+        )
+        .collect()
 }
 
 fn change_template(world: &mut World, label: &str) {
@@ -41,7 +46,9 @@ fn no_genesis_without_every_attestation_in_this_pass() {
         }
     }
     assert!(world.plan().steps.iter().any(|step| matches!(step, Step::CreateGenesis(_))));
-    let creates = |view: &View| plan(view, &settings(), 1).steps.iter().any(|step| matches!(step, Step::CreateGenesis(_)));
+    let creates = |view: &View| {
+        plan(view, &settings(), 1).steps.iter().any(|step| matches!(step, Step::CreateGenesis(_)))
+    };
     let full = world.view();
     let mut view = full.clone();
     view.reports.remove(&2);
@@ -66,7 +73,10 @@ fn no_genesis_without_every_attestation_in_this_pass() {
     }
     let refused = plan(&view, &settings(), 1);
     assert!(refused.steps.is_empty());
-    assert!(matches!(refused.stage, Stage::Refused(Refusal { reason: RefusalReason::VolumesHoldChain, .. })));
+    assert!(matches!(
+        refused.stage,
+        Stage::Refused(Refusal { reason: RefusalReason::VolumesHoldChain, .. })
+    ));
     let mut view = full;
     view.cluster.spec.paused = true;
     assert!(plan(&view, &settings(), 1).steps.is_empty(), "paused");
@@ -93,7 +103,9 @@ fn drift_is_put_back_and_told_from_our_own_change() {
     let key = crate::build::Key { kind: Kind::Service, name: "prod-api".into() };
     world.live.get_mut(&key).unwrap()["spec"]["ports"][0]["port"] = json!(81);
     let plan = world.plan();
-    let [Step::Apply { wanted, drift: Some(drift) }] = plan.steps.as_slice() else { panic!("{:?}", plan.steps) };
+    let [Step::Apply { wanted, drift: Some(drift) }] = plan.steps.as_slice() else {
+        panic!("{:?}", plan.steps)
+    };
     assert_eq!(wanted.key, key);
     assert!(drift.contains("spec.ports[0].port is 81 instead of 8080"), "{drift}");
     world.take(&plan.steps[0]);
@@ -171,7 +183,8 @@ fn a_node_without_the_genesis_is_replaced_or_given_it_never_both_at_once() {
         }
         world.tick();
     }
-    // Two have the genesis and the third is about to get it, which makes a quorum: the fourth is down.
+    // Two have the genesis and the third is about to get it, which makes a quorum: the fourth is
+    // down.
     world.pods.get_mut(&0).unwrap().up = false;
     change_template(&mut world, "1");
     for step in world.plan().steps {
@@ -183,7 +196,11 @@ fn a_node_without_the_genesis_is_replaced_or_given_it_never_both_at_once() {
     assert_eq!(world.voters(), vec![1, 2]);
     let plan = world.plan();
     assert_eq!(replaced(&plan), vec![3], "it takes no part yet");
-    assert!(!plan.steps.iter().any(|step| matches!(step, Step::PushGenesis { .. })), "{:?}", plan.steps);
+    assert!(
+        !plan.steps.iter().any(|step| matches!(step, Step::PushGenesis { .. })),
+        "{:?}",
+        plan.steps
+    );
 }
 
 #[test]
@@ -252,7 +269,10 @@ fn storage_grows_whatever_the_health() {
     }
     world.resource.spec.storage.size = "20Gi".into();
     let steps = world.plan().steps;
-    let grown: Vec<_> = steps.iter().filter(|step| matches!(step, Step::ExpandVolume { size, .. } if size == "20Gi")).collect();
+    let grown: Vec<_> = steps
+        .iter()
+        .filter(|step| matches!(step, Step::ExpandVolume { size, .. } if size == "20Gi"))
+        .collect();
     assert_eq!((grown.len(), steps.len()), (4, 4), "the claim template stays as it is: {steps:?}");
 }
 
@@ -261,7 +281,10 @@ fn retention_follows_the_policy() {
     let mut world = World::alive(4);
     world.resource.spec.storage.retention_policy = RetentionPolicy::Delete;
     let steps = world.plan().steps;
-    assert!(steps.contains(&Step::SetRetention { genesis: true }) && steps.contains(&Step::SetRetention { genesis: false }));
+    assert!(
+        steps.contains(&Step::SetRetention { genesis: true })
+            && steps.contains(&Step::SetRetention { genesis: false })
+    );
     for step in steps {
         world.take(&step);
     }
@@ -313,13 +336,21 @@ fn live_through(seed: u64, replicas: usize) {
         }
         let plan = world.plan();
         assert!(replaced(&plan).len() <= 1, "seed {seed}: more than one disruptive step");
-        let survives = if random.random_bool(0.5) { random.random_range(0..=plan.steps.len()) } else { plan.steps.len() };
+        let survives = if random.random_bool(0.5) {
+            random.random_range(0..=plan.steps.len())
+        } else {
+            plan.steps.len()
+        };
         for step in plan.steps.iter().take(survives) {
             let before = world.staying();
             world.take(step);
             let after = world.staying();
             if world.genesis.is_some() && quorum.f > 0 && after < before {
-                assert!(after >= quorum.q, "seed {seed}, round {round}: our own step left {after} of {} voters", quorum.q);
+                assert!(
+                    after >= quorum.q,
+                    "seed {seed}, round {round}: our own step left {after} of {} voters",
+                    quorum.q
+                );
             }
         }
         world.tick();
@@ -330,7 +361,11 @@ fn live_through(seed: u64, replicas: usize) {
     }
     world.settle(150);
     assert_eq!((world.births, world.participating()), (1, replicas), "seed {seed}");
-    assert!(world.plan().steps.is_empty() && world.plan().outdated.is_empty(), "seed {seed}: {:?}", world.plan());
+    assert!(
+        world.plan().steps.is_empty() && world.plan().outdated.is_empty(),
+        "seed {seed}: {:?}",
+        world.plan()
+    );
 }
 
 #[test]

@@ -33,8 +33,7 @@ fn answer(status: StatusCode, body: &Value) -> Response<Body> {
 }
 
 fn failure(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
-    let body =
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": status.as_u16(), "message": message});
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": status.as_u16(), "message": message});
     answer(status, &body)
 }
 
@@ -50,10 +49,15 @@ fn merge(into: &mut Value, patch: &Value) {
 }
 
 impl Server {
-    /// A tiny API server: get, list, create, patch, delete, and token reviews that trust tokens `pod/uid`.
+    /// A tiny API server: get, list, create, patch, delete, and token reviews that trust tokens
+    /// `pod/uid`.
     fn handle(&mut self, method: &Method, path: &str, body: &Value) -> Response<Body> {
         self.log.push((method.clone(), path.to_string()));
-        if self.refuse.as_ref().is_some_and(|refused| path.contains(refused.as_str()) && *method != Method::GET) {
+        if self
+            .refuse
+            .as_ref()
+            .is_some_and(|refused| path.contains(refused.as_str()) && *method != Method::GET)
+        {
             return failure(StatusCode::FORBIDDEN, "Forbidden", "denied by a webhook");
         }
         if path.ends_with("/tokenreviews") {
@@ -61,22 +65,39 @@ impl Server {
             let user = json!({"username": "system:serviceaccount:apps:prod-node", "extra": {
                 "authentication.kubernetes.io/pod-name": [pod], "authentication.kubernetes.io/pod-uid": [uid]}});
             let status = json!({"authenticated": true, "audiences": body["spec"]["audiences"], "user": user});
-            return answer(StatusCode::CREATED, &json!({"metadata": {}, "spec": body["spec"], "status": status}));
+            return answer(
+                StatusCode::CREATED,
+                &json!({"metadata": {}, "spec": body["spec"], "status": status}),
+            );
         }
-        let collection = self.objects.keys().any(|key| key.rsplit_once('/').is_some_and(|(folder, _)| folder == path));
+        let collection = self
+            .objects
+            .keys()
+            .any(|key| key.rsplit_once('/').is_some_and(|(folder, _)| folder == path));
         match *method {
             Method::GET => match self.objects.get(path) {
                 Some(object) => answer(StatusCode::OK, object),
-                None if collection || path.ends_with("/pods") || path.ends_with("/persistentvolumeclaims") => {
+                None if collection
+                    || path.ends_with("/pods")
+                    || path.ends_with("/persistentvolumeclaims") =>
+                {
                     let prefix = format!("{path}/");
-                    let items: Vec<&Value> =
-                        self.objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, object)| object).collect();
-                    answer(StatusCode::OK, &json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}))
+                    let items: Vec<&Value> = self
+                        .objects
+                        .iter()
+                        .filter(|(key, _)| key.starts_with(&prefix))
+                        .map(|(_, object)| object)
+                        .collect();
+                    answer(
+                        StatusCode::OK,
+                        &json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}),
+                    )
                 }
                 None => failure(StatusCode::NOT_FOUND, "NotFound", "not found"),
             },
             Method::POST => {
-                let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
+                let path =
+                    format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
                 if self.objects.contains_key(&path) {
                     return failure(StatusCode::CONFLICT, "AlreadyExists", "already exists");
                 }
@@ -85,7 +106,8 @@ impl Server {
             }
             Method::PATCH => {
                 let path = path.trim_end_matches("/status").to_string();
-                let object = self.objects.entry(path.clone()).or_insert_with(|| json!({"metadata": {}}));
+                let object =
+                    self.objects.entry(path.clone()).or_insert_with(|| json!({"metadata": {}}));
                 merge(object, body);
                 if path.contains("/statefulsets/") {
                     object["metadata"]["uid"] = json!("set");
@@ -147,7 +169,11 @@ impl crate::nodes::Connector for Nodes {
 }
 
 impl NodeClient for Nodes {
-    fn attest(&self, address: SocketAddr, _nonce: [u8; 32]) -> BoxFuture<'_, Result<(PublicKey, Attestation), NodeError>> {
+    fn attest(
+        &self,
+        address: SocketAddr,
+        _nonce: [u8; 32],
+    ) -> BoxFuture<'_, Result<(PublicKey, Attestation), NodeError>> {
         let ordinal = ordinal(address);
         let token_of = self.posing_as.filter(|_| ordinal == 3).unwrap_or(ordinal);
         let (key, name) = (&self.keys[ordinal], format!("prod-{ordinal}"));
@@ -157,7 +183,9 @@ impl NodeClient for Nodes {
             pod_uid: format!("pod-{ordinal}"),
             cluster_uid: "uid-1".into(),
             proof: String::new(),
-            possession: encode_base64(key.sign(&Genesis::possession_message("uid-1", &name)).as_bytes()),
+            possession: encode_base64(
+                key.sign(&Genesis::possession_message("uid-1", &name)).as_bytes(),
+            ),
             token: format!("prod-{token_of}/pod-{token_of}"),
             chain_id: self.chains.lock().unwrap().get(&ordinal).cloned(),
             version: "0.1.0".into(),
@@ -165,12 +193,24 @@ impl NodeClient for Nodes {
         Box::pin(async move { Ok((key.public_key().clone(), attestation)) })
     }
 
-    fn put_genesis(&self, address: SocketAddr, _expect: PublicKey, genesis: Arc<SignedGenesis>) -> BoxFuture<'_, Result<(), NodeError>> {
-        self.chains.lock().unwrap().insert(ordinal(address), genesis.genesis.chain_id().to_string());
+    fn put_genesis(
+        &self,
+        address: SocketAddr,
+        _expect: PublicKey,
+        genesis: Arc<SignedGenesis>,
+    ) -> BoxFuture<'_, Result<(), NodeError>> {
+        self.chains
+            .lock()
+            .unwrap()
+            .insert(ordinal(address), genesis.genesis.chain_id().to_string());
         Box::pin(async { Ok(()) })
     }
 
-    fn status(&self, address: SocketAddr, _expect: PublicKey) -> BoxFuture<'_, Result<NodeStatus, NodeError>> {
+    fn status(
+        &self,
+        address: SocketAddr,
+        _expect: PublicKey,
+    ) -> BoxFuture<'_, Result<NodeStatus, NodeError>> {
         let ordinal = ordinal(address);
         let mut status = crate::testing::report(&format!("prod-{ordinal}"), 5, "h");
         status.chain_id = self.chains.lock().unwrap().get(&ordinal).cloned();
@@ -196,7 +236,8 @@ fn begin() -> (Shared, CretoCluster) {
 fn start_pods(server: &Shared) {
     let mut server = server.lock().unwrap();
     for ordinal in 0..4 {
-        let labels = json!({"controller-revision-hash": "r1", "app.kubernetes.io/instance": "prod"});
+        let labels =
+            json!({"controller-revision-hash": "r1", "app.kubernetes.io/instance": "prod"});
         let pod = json!({
             "metadata": {"name": format!("prod-{ordinal}"), "uid": format!("pod-{ordinal}"), "labels": labels,
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "prod", "uid": "set", "controller": true}]},
@@ -207,24 +248,43 @@ fn start_pods(server: &Shared) {
             "spec": {"resources": {"requests": {"storage": "10Gi"}}},
         });
         server.objects.insert(format!("/api/v1/namespaces/apps/pods/prod-{ordinal}"), pod);
-        server.objects.insert(format!("/api/v1/namespaces/apps/persistentvolumeclaims/data-prod-{ordinal}"), claim);
+        server.objects.insert(
+            format!("/api/v1/namespaces/apps/persistentvolumeclaims/data-prod-{ordinal}"),
+            claim,
+        );
     }
 }
 
 fn context(server: &Shared, nodes: &Nodes) -> Arc<Context> {
     let client = serve(server);
     let reporter = Reporter { controller: MANAGER.into(), instance: None };
-    Arc::new(Context::new(client, settings(), Arc::new(nodes.clone()), reporter, Metrics::new().unwrap()))
+    Arc::new(Context::new(
+        client,
+        settings(),
+        Arc::new(nodes.clone()),
+        reporter,
+        Metrics::new().unwrap(),
+    ))
 }
 
 fn events(server: &Shared) -> Vec<String> {
     let server = server.lock().unwrap();
     let events = server.objects.iter().filter(|(path, _)| path.contains("/events/"));
-    events.map(|(_, event)| format!("{}: {}", event["reason"].as_str().unwrap(), event["note"].as_str().unwrap())).collect()
+    events
+        .map(|(_, event)| {
+            format!("{}: {}", event["reason"].as_str().unwrap(), event["note"].as_str().unwrap())
+        })
+        .collect()
 }
 
 fn creations(server: &Shared, folder: &str) -> usize {
-    server.lock().unwrap().log.iter().filter(|(method, path)| *method == Method::POST && path.ends_with(folder)).count()
+    server
+        .lock()
+        .unwrap()
+        .log
+        .iter()
+        .filter(|(method, path)| *method == Method::POST && path.ends_with(folder))
+        .count()
 }
 
 #[tokio::test]
@@ -255,9 +315,18 @@ async fn from_apply_to_a_live_chain_and_back_from_a_hand_edit() {
         assert_eq!(status["sequence"], 5);
         assert_eq!(server.objects[GENESIS]["immutable"], true);
     }
-    assert_eq!((creations(&server, "/secrets"), creations(&server, "/configmaps")), (1, 1), "made once, and nothing created besides");
+    assert_eq!(
+        (creations(&server, "/secrets"), creations(&server, "/configmaps")),
+        (1, 1),
+        "made once, and nothing created besides"
+    );
     let told = events(&server).join("\n");
-    assert!(told.contains("AdminKeyCreated") && told.contains("GenesisCreated") && told.contains("QuorumAvailable"), "{told}");
+    assert!(
+        told.contains("AdminKeyCreated")
+            && told.contains("GenesisCreated")
+            && told.contains("QuorumAvailable"),
+        "{told}"
+    );
 
     server.lock().unwrap().objects.get_mut(API).unwrap()["spec"]["ports"][0]["port"] = json!(81);
     reconcile(Arc::clone(&resource), Arc::clone(&context)).await.unwrap();
@@ -281,7 +350,10 @@ async fn a_suspected_member_is_told_once() {
     for _ in 0..3 {
         reconcile(Arc::clone(&resource), Arc::clone(&context)).await.unwrap();
     }
-    let told: Vec<String> = events(&server).into_iter().filter(|event| event.starts_with("MemberSuspected: prod-2 ")).collect();
+    let told: Vec<String> = events(&server)
+        .into_iter()
+        .filter(|event| event.starts_with("MemberSuspected: prod-2 "))
+        .collect();
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(server.lock().unwrap().objects[CLUSTER]["status"]["summary"]["suspected"], "prod-2");
 }
@@ -311,10 +383,14 @@ async fn a_step_that_fails_is_told_and_the_others_are_done() {
     let server = server.lock().unwrap();
     assert!(server.objects.contains_key("/apis/apps/v1/namespaces/apps/statefulsets/prod"));
     let conditions = server.objects[CLUSTER]["status"]["conditions"].as_array().unwrap();
-    let progressing = conditions.iter().find(|condition| condition["type"] == "Progressing").unwrap();
+    let progressing =
+        conditions.iter().find(|condition| condition["type"] == "Progressing").unwrap();
     assert_eq!(progressing["reason"], "ReconcileFailed");
     let message = progressing["message"].as_str().unwrap();
-    assert!(message.contains("Service prod-api") && message.contains("denied by a webhook"), "{message}");
+    assert!(
+        message.contains("Service prod-api") && message.contains("denied by a webhook"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -325,7 +401,10 @@ async fn what_applies_is_forced_under_our_name() {
         assert_eq!(request.method(), Method::PATCH);
         assert_eq!(request.uri().path(), "/api/v1/namespaces/apps/services/prod-api");
         let query = request.uri().query().unwrap();
-        assert!(query.contains("force=true") && query.contains("fieldManager=creto-operator"), "{query}");
+        assert!(
+            query.contains("force=true") && query.contains("fieldManager=creto-operator"),
+            "{query}"
+        );
         assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
         let bytes = request.into_body().collect().await.unwrap().to_bytes();
         let mut object: Value = serde_json::from_slice(&bytes).unwrap();
@@ -352,7 +431,8 @@ async fn what_applies_is_forced_under_our_name() {
 #[tokio::test]
 async fn a_deleted_resource_is_left_alone() {
     let (server, mut resource) = begin();
-    resource.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
+    resource.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
     server.lock().unwrap().objects.insert(CLUSTER.into(), serde_json::to_value(&resource).unwrap());
     let context = context(&server, &Nodes::new());
     reconcile(Arc::new(resource), context).await.unwrap();

@@ -28,7 +28,10 @@ fn is<'a>(status: &'a CretoClusterStatus, kind: &str) -> (&'a str, &'a str, &'a 
 fn a_healthy_chain_is_told_in_the_columns() {
     let status = status(&World::alive(4));
     let summary = status.summary.clone().unwrap();
-    assert_eq!((summary.nodes.as_str(), summary.quorum.as_str(), summary.tolerates.as_str()), ("4/4", "4 of 3", "1 faulty"));
+    assert_eq!(
+        (summary.nodes.as_str(), summary.quorum.as_str(), summary.tolerates.as_str()),
+        ("4/4", "4 of 3", "1 faulty")
+    );
     assert_eq!(summary.status, "4 of 4 validators take part, 3 are needed");
     assert_eq!(status.version.as_deref(), Some("0.1.0"));
     assert_eq!(status.leader.as_deref(), Some("prod-0"));
@@ -40,7 +43,9 @@ fn a_healthy_chain_is_told_in_the_columns() {
     assert_eq!(is(&status, condition::PROGRESSING).0, "False");
     assert_eq!(is(&status, condition::PAUSED).0, "False");
     assert_eq!(status.members.len(), 4);
-    assert!(status.members.iter().all(|member| member.role == "Validator" && member.lag == Some(0) && member.last_seen.is_some()));
+    assert!(status.members.iter().all(|member| member.role == "Validator"
+        && member.lag == Some(0)
+        && member.last_seen.is_some()));
 }
 
 #[test]
@@ -53,7 +58,10 @@ fn a_lost_quorum_names_the_missing_and_keeps_the_facts() {
     let status = status(&world);
     let (truth, reason, message) = is(&status, condition::QUORUM);
     assert_eq!((truth, reason), ("False", "QuorumLost"));
-    assert!(message.contains("prod-1") && message.contains("prod-3") && !message.contains("prod-0 ("), "{message}");
+    assert!(
+        message.contains("prod-1") && message.contains("prod-3") && !message.contains("prod-0 ("),
+        "{message}"
+    );
     assert!(message.contains("2 of 4") && message.contains("3 are needed"), "{message}");
     assert_eq!(is(&status, condition::READY).0, "False");
     assert_eq!(status.summary.as_ref().unwrap().quorum, "2 of 3");
@@ -74,7 +82,10 @@ fn nodes_that_we_cannot_reach_make_the_quorum_unknown_and_the_facts_stale() {
     assert_eq!((truth, reason), ("Unknown", "NodesUnreachable"));
     assert!(message.contains("prod-0") && message.contains("prod-3"), "{message}");
     assert_eq!(is(&status, condition::READY).0, "Unknown");
-    assert_eq!((status.sequence, &status.agreed_at, &status.leader), (before.sequence, &before.agreed_at, &before.leader));
+    assert_eq!(
+        (status.sequence, &status.agreed_at, &status.leader),
+        (before.sequence, &before.agreed_at, &before.leader)
+    );
 }
 
 #[test]
@@ -119,7 +130,12 @@ fn a_member_that_w_nodes_suspect_is_named() {
     assert_eq!(status.summary.as_ref().unwrap().suspected, "prod-3");
     let (truth, reason, message) = is(&status, condition::BYZANTINE);
     assert_eq!((truth, reason), ("True", "MemberSuspected"));
-    assert!(message.contains("prod-3") && message.contains("/v1/evidence") && !message.contains("stop the clients"), "{message}");
+    assert!(
+        message.contains("prod-3")
+            && message.contains("/v1/evidence")
+            && !message.contains("stop the clients"),
+        "{message}"
+    );
     assert_eq!(is(&status, condition::DEGRADED).1, "MemberSuspected");
     assert_eq!(is(&status, condition::READY).0, "True", "three honest ones decide");
     assert!(status.summary.unwrap().status.contains("prod-3"));
@@ -219,7 +235,10 @@ fn before_birth_the_status_says_whom_it_waits_for() {
     assert_eq!(status.sequence, None);
     let (truth, reason, message) = is(&status, condition::PROGRESSING);
     assert_eq!((truth, reason), ("True", "Attesting"));
-    assert!(message.contains("3 of 4") && message.contains("prod-2") && !message.contains("prod-1"), "{message}");
+    assert!(
+        message.contains("3 of 4") && message.contains("prod-2") && !message.contains("prod-1"),
+        "{message}"
+    );
     assert_eq!(is(&status, condition::QUORUM).1, "NotBorn");
     assert_eq!(status.summary.unwrap().nodes, "0/4");
 }
@@ -227,7 +246,8 @@ fn before_birth_the_status_says_whom_it_waits_for() {
 #[test]
 fn errors_and_refusals_reach_the_status() {
     let world = World::alive(4);
-    let status = status_of(&world.view(), &["applying Service prod-api: denied by webhook".into()], at(0));
+    let status =
+        status_of(&world.view(), &["applying Service prod-api: denied by webhook".into()], at(0));
     let (truth, reason, message) = is(&status, condition::PROGRESSING);
     assert_eq!((truth, reason), ("False", "ReconcileFailed"));
     assert!(message.contains("denied by webhook"), "{message}");
@@ -276,7 +296,9 @@ fn conditions_keep_their_time_until_they_turn() {
     let first = status_of(&world.view(), &[], at(0));
     world.resource.status = Some(first.clone());
     let second = status_of(&world.view(), &[], at(100));
-    let time = |status: &CretoClusterStatus, kind| find(&status.conditions, kind).unwrap().last_transition_time.clone();
+    let time = |status: &CretoClusterStatus, kind| {
+        find(&status.conditions, kind).unwrap().last_transition_time.clone()
+    };
     assert_eq!(time(&first, condition::PROGRESSING), time(&second, condition::PROGRESSING));
     world.resource.status = Some(second);
     world.pods.get_mut(&0).unwrap().up = false;
@@ -302,15 +324,26 @@ fn a_status_without_a_look_keeps_the_facts() {
     let world = World::alive(4);
     let before = world.resource.status.clone().unwrap();
     let status = without_view(&before, 7, Reason::ReconcileFailed, "the API server is away", at(1));
-    assert_eq!((status.sequence, &status.members, status.observed_generation), (before.sequence, &before.members, Some(7)));
+    assert_eq!(
+        (status.sequence, &status.members, status.observed_generation),
+        (before.sequence, &before.members, Some(7))
+    );
     assert_eq!(is(&status, condition::READY).0, "Unknown");
-    assert_eq!(is(&status, condition::KEYS), is(&before, condition::KEYS), "what was not looked at stays");
+    assert_eq!(
+        is(&status, condition::KEYS),
+        is(&before, condition::KEYS),
+        "what was not looked at stays"
+    );
 }
 
 #[test]
 fn sizes_that_buy_less_than_people_think_say_so() {
-    for (replicas, words) in [(1, "1 tolerate no faulty"), (3, "4 would tolerate one"), (5, "no more than 4 do"), (6, "no more than 4 do")]
-    {
+    for (replicas, words) in [
+        (1, "1 tolerate no faulty"),
+        (3, "4 would tolerate one"),
+        (5, "no more than 4 do"),
+        (6, "no more than 4 do"),
+    ] {
         let message = is(&status(&World::alive(replicas)), condition::QUORUM).2.to_string();
         assert!(message.contains(words), "{replicas}: {message}");
     }

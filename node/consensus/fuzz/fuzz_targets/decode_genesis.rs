@@ -19,7 +19,8 @@ fuzz_target!(|bytes: &[u8]| {
     signed.signature = admin.sign(&signed.genesis.signing_message());
     assert_eq!(signed.signature.as_bytes().len(), Signature::SIZE);
     if signed.verify(&Check).is_ok() {
-        let (validators, state) = (Validators::of_genesis(&signed.genesis), ChainState::at_genesis(&signed.genesis));
+        let (validators, state) =
+            (Validators::of_genesis(&signed.genesis), ChainState::at_genesis(&signed.genesis));
         assert_eq!(validators.members.len(), state.tips.len());
         assert!(validators.quorum().q >= 1);
         let _root = state.root(&validators);

@@ -6,7 +6,9 @@
 mod common;
 
 use common::{Check, genesis};
-use cretoai_consensus::{ChainState, CheckedVertex, Domain, Epoch, Item, Validators, Vertex, decode, encode};
+use cretoai_consensus::{
+    ChainState, CheckedVertex, Domain, Epoch, Item, Validators, Vertex, decode, encode,
+};
 use libfuzzer_sys::fuzz_target;
 use std::sync::{Arc, LazyLock};
 
@@ -31,10 +33,13 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-    let checked = CheckedVertex::check(vertex.clone(), domain, &Check, |author| validators.member(author).map(|member| &member.key));
+    let checked = CheckedVertex::check(vertex.clone(), domain, &Check, |author| {
+        validators.member(author).map(|member| &member.key)
+    });
     let _parents: Vec<_> = vertex.header.parents().collect();
     // Whatever its signature: what a quorum ordered is executed.
     let trusted = checked.unwrap_or_else(|_| CheckedVertex::trusted(vertex, domain));
-    let judged = state.clone().judge_items(domain.chain_id, validators, None, &[Arc::new(trusted)], &Check);
+    let judged =
+        state.clone().judge_items(domain.chain_id, validators, None, &[Arc::new(trusted)], &Check);
     assert!(judged.counted.len() <= 4);
 });

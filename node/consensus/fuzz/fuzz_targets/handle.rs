@@ -1,19 +1,24 @@
-//! Three honest engines and one hostile member that knows all that it hears and signs whatever the bytes say.
+//! Three honest engines and one hostile member that knows all that it hears and signs whatever the
+//! bytes say.
 //!
-//! The bytes are a script: deliver, drop, repeat or delay what was sent, let time pass, submit payloads, and send anything as
-//! the hostile member. Checked: no panic, no engine thinks that it diverged, all engines decide the same, no honest member
-//! signs two digests in one place, and nothing is held beyond its bound.
+//! The bytes are a script: deliver, drop, repeat or delay what was sent, let time pass, submit
+//! payloads, and send anything as the hostile member. Checked: no panic, no engine thinks that it
+//! diverged, all engines decide the same, no honest member signs two digests in one place, and
+//! nothing is held beyond its bound.
 
 #![no_main]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
-use common::{CREATED_MS, Check, Key, certificate, checkpoint, forged, genesis, hash, signed_head, vote_by};
+use common::{
+    CREATED_MS, Check, Key, certificate, checkpoint, forged, genesis, hash, signed_head, vote_by,
+};
 use cretoai_consensus::{
-    Ballot, Certificate, Change, CheckedVertex, CheckpointState, Domain, Engine, Epoch, Evidence, Hash, Height, Item, Link, Message,
-    NewView, NodeId, Parameters, Payload, Phase, Prepared, Proof, Proposal, Recalled, Reconfig, Record, Sequence, Signature, SignedHeader,
-    SignedReconfig, Signer, Status, Tip, Validators, View, ViewChange, ViewChangeHead, Vote, decode,
+    Ballot, Certificate, Change, CheckedVertex, CheckpointState, Domain, Engine, Epoch, Evidence,
+    Hash, Height, Item, Link, Message, NewView, NodeId, Parameters, Payload, Phase, Prepared,
+    Proof, Proposal, Recalled, Reconfig, Record, Sequence, Signature, SignedHeader, SignedReconfig,
+    Signer, Status, Tip, Validators, View, ViewChange, ViewChangeHead, Vote, decode,
     engine::{Config, Input, Limits, Now, Recipient, Recovered, Timing},
 };
 use libfuzzer_sys::fuzz_target;
@@ -144,7 +149,9 @@ impl World {
 
     fn handle(&mut self, node: u32, input: Option<Input>) {
         let now = self.at();
-        let Some(engine) = self.engines.get_mut(node as usize).and_then(Option::as_mut) else { return };
+        let Some(engine) = self.engines.get_mut(node as usize).and_then(Option::as_mut) else {
+            return;
+        };
         if let Some(input) = input {
             engine.handle(now, input);
         }
@@ -154,7 +161,10 @@ impl World {
         assert!(sizes.pool_bytes <= 4096 + 256 * 1024, "{sizes:?}");
         assert!(sizes.undecided_vertices <= 4 * (32 + 64), "{sizes:?}");
         assert!(sizes.other_vertices <= 4 * (64 + 64 * 4 + 64 * 2), "{sizes:?}");
-        assert!(sizes.waiting_items <= 64 && sizes.learnt_records <= 64 && sizes.votes <= 16, "{sizes:?}");
+        assert!(
+            sizes.waiting_items <= 64 && sizes.learnt_records <= 64 && sizes.votes <= 16,
+            "{sizes:?}"
+        );
         for execution in &turn.executions {
             let sequence = execution.record.proposal.sequence;
             let decided = *self.decided.entry(sequence).or_insert(execution.chain_hash);
@@ -168,7 +178,9 @@ impl World {
             self.check_signed(node, &message);
             match to {
                 Recipient::One(to) => self.enqueue(node, to.0, message),
-                Recipient::All => (0..N).filter(|to| *to != node).for_each(|to| self.enqueue(node, to, message.clone())),
+                Recipient::All => (0..N)
+                    .filter(|to| *to != node)
+                    .for_each(|to| self.enqueue(node, to, message.clone())),
             }
         }
     }
@@ -177,8 +189,14 @@ impl World {
         let (Message::Vote(vote) | Message::PrePrepare { vote, .. }) = message else { return };
         let Ballot { epoch, phase, view, sequence, digest, voter } = vote.ballot;
         assert_eq!(voter, NodeId(node));
-        let first = *self.signed.entry((voter, epoch, phase == Phase::Commit, view, sequence)).or_insert(digest);
-        assert_eq!(first, digest, "member {node} signed two digests for view {view}, sequence {sequence}");
+        let first = *self
+            .signed
+            .entry((voter, epoch, phase == Phase::Commit, view, sequence))
+            .or_insert(digest);
+        assert_eq!(
+            first, digest,
+            "member {node} signed two digests for view {view}, sequence {sequence}"
+        );
     }
 
     fn enqueue(&mut self, from: u32, to: u32, message: Message) {
@@ -195,8 +213,14 @@ impl World {
             Message::Vertex(vertex) | Message::Fetched(vertex) => {
                 let domain = Domain { chain_id: self.chain_id, epoch: vertex.header.epoch };
                 let header = &vertex.header;
-                remember(&mut heard.tips, (header.author, Tip { height: header.height, id: header.id(&domain) }));
-                remember(&mut heard.headers, SignedHeader { header: header.clone(), signature: vertex.signature.clone() });
+                remember(
+                    &mut heard.tips,
+                    (header.author, Tip { height: header.height, id: header.id(&domain) }),
+                );
+                remember(
+                    &mut heard.headers,
+                    SignedHeader { header: header.clone(), signature: vertex.signature.clone() },
+                );
             }
             Message::PrePrepare { proposal, vote } => {
                 remember(&mut heard.proposals, proposal.clone());
@@ -205,10 +229,15 @@ impl World {
             Message::Vote(vote) => remember(&mut heard.votes, vote.clone()),
             Message::ViewChange(change) => {
                 remember(&mut heard.heads, (change.head.clone(), change.signature.clone()));
-                change.prepared.iter().for_each(|prepared| remember(&mut heard.prepared, prepared.clone()));
+                change
+                    .prepared
+                    .iter()
+                    .for_each(|prepared| remember(&mut heard.prepared, prepared.clone()));
                 change.proof.iter().for_each(|proof| remember(&mut heard.proofs, proof.clone()));
             }
-            Message::NewView(new_view) => new_view.heads.iter().for_each(|head| remember(&mut heard.heads, head.clone())),
+            Message::NewView(new_view) => {
+                new_view.heads.iter().for_each(|head| remember(&mut heard.heads, head.clone()))
+            }
             _ => {}
         }
         remember(&mut heard.messages, message);
@@ -244,8 +273,10 @@ impl World {
             4 => {
                 let node = script.below(N as usize) as u32;
                 self.submitted = self.submitted.wrapping_add(1);
-                let payload =
-                    Payload { valid_until_ms: self.at().wall_ms + 1_000, ..common::payload(self.submitted, 1 + script.below(64)) };
+                let payload = Payload {
+                    valid_until_ms: self.at().wall_ms + 1_000,
+                    ..common::payload(self.submitted, 1 + script.below(64))
+                };
                 self.handle(node, Some(Input::Submit(payload)));
             }
             5 => {
@@ -258,7 +289,8 @@ impl World {
                 self.queue.extend(repeated);
             }
             8 => {
-                let (node, peer) = (script.below(N as usize) as u32, script.below(N as usize) as u32);
+                let (node, peer) =
+                    (script.below(N as usize) as u32, script.below(N as usize) as u32);
                 self.handle(node, Some(Input::Connected(NodeId(peer))));
             }
             9 if script.byte() == 0 => {
@@ -271,7 +303,13 @@ impl World {
                 let receivers: Vec<u32> = if to == N { self.honest().collect() } else { vec![to] };
                 self.hear(message.clone());
                 for to in receivers {
-                    self.handle(to, Some(Input::Message { from: NodeId(self.hostile), message: message.clone() }));
+                    self.handle(
+                        to,
+                        Some(Input::Message {
+                            from: NodeId(self.hostile),
+                            message: message.clone(),
+                        }),
+                    );
                 }
             }
         }
@@ -294,7 +332,9 @@ impl World {
     fn digest(&self, script: &mut Script<'_>, domain: &Domain) -> Hash {
         match script.byte() % 3 {
             0 => hash("nothing"),
-            1 => script.pick(&self.heard.proposals).map_or(Hash::ZERO, |proposal| proposal.digest(domain)),
+            1 => script
+                .pick(&self.heard.proposals)
+                .map_or(Hash::ZERO, |proposal| proposal.digest(domain)),
             _ => script.pick(&self.heard.votes).map_or(Hash::ZERO, |vote| vote.ballot.digest),
         }
     }
@@ -304,7 +344,12 @@ impl World {
             0 => hash("nothing"),
             1 => self.chain_id,
             2 => self.decided.values().next_back().copied().unwrap_or(self.chain_id),
-            _ => self.decided.values().nth(script.below(self.decided.len())).copied().unwrap_or(self.chain_id),
+            _ => self
+                .decided
+                .values()
+                .nth(script.below(self.decided.len()))
+                .copied()
+                .unwrap_or(self.chain_id),
         }
     }
 
@@ -314,13 +359,22 @@ impl World {
             1 => Tip { height: Height(script.number(1)), id: hash("nothing") },
             _ => script.pick(&self.heard.tips).map_or_else(Tip::default, |(_, tip)| tip),
         };
-        let base = self.engines.iter().flatten().next().map(|engine| engine.state().tips.clone()).unwrap_or_default();
+        let base = self
+            .engines
+            .iter()
+            .flatten()
+            .next()
+            .map(|engine| engine.state().tips.clone())
+            .unwrap_or_default();
         match script.byte() % 8 {
             0 => (0..script.below(6)).map(|_| tip(script)).collect(),
             1 => (0..N).map(|_| tip(script)).collect(),
             _ => {
                 let mut tips = base;
-                for (author, tip) in (0..1 + script.below(4)).filter_map(|_| script.pick(&self.heard.tips)).collect::<Vec<_>>() {
+                for (author, tip) in (0..1 + script.below(4))
+                    .filter_map(|_| script.pick(&self.heard.tips))
+                    .collect::<Vec<_>>()
+                {
                     if let Some(slot) = tips.get_mut(author.0 as usize) {
                         *slot = tip;
                     }
@@ -364,12 +418,23 @@ impl World {
         let vote = script.pick(&self.heard.votes).unwrap_or_else(|| self.vote(script));
         let Ballot { epoch, phase, view, sequence, digest, .. } = vote.ballot;
         let phase = if phase == Phase::PrePrepare { Phase::Prepare } else { phase };
-        let own = certificate(self.chain_id, &self.validators, phase, view.0, sequence.0, digest, &[self.hostile]);
+        let own = certificate(
+            self.chain_id,
+            &self.validators,
+            phase,
+            view.0,
+            sequence.0,
+            digest,
+            &[self.hostile],
+        );
         let mut votes: BTreeMap<NodeId, Signature> = own.votes.into_iter().collect();
         for heard in &self.heard.votes {
             let ballot = heard.ballot;
             let commits = (ballot.phase == Phase::Commit) == (phase == Phase::Commit);
-            if commits && (ballot.epoch, ballot.view, ballot.sequence, ballot.digest) == (epoch, view, sequence, digest) {
+            if commits
+                && (ballot.epoch, ballot.view, ballot.sequence, ballot.digest)
+                    == (epoch, view, sequence, digest)
+            {
                 votes.insert(ballot.voter, heard.signature.clone());
             }
         }
@@ -380,7 +445,10 @@ impl World {
         match script.byte() % 3 {
             0 => None,
             1 => script.pick(&self.heard.prepared),
-            _ => Some(Prepared { certificate: self.certificate(script), proposal: self.proposal(script) }),
+            _ => Some(Prepared {
+                certificate: self.certificate(script),
+                proposal: self.proposal(script),
+            }),
         }
     }
 
@@ -392,15 +460,25 @@ impl World {
         }
     }
 
-    fn head(&self, script: &mut Script<'_>, view: u64, prepared: Option<&Prepared>) -> (ViewChangeHead, Signature) {
-        let claim = prepared.map(|prepared| (prepared.certificate.view, prepared.certificate.digest));
+    fn head(
+        &self,
+        script: &mut Script<'_>,
+        view: u64,
+        prepared: Option<&Prepared>,
+    ) -> (ViewChangeHead, Signature) {
+        let claim =
+            prepared.map(|prepared| (prepared.certificate.view, prepared.certificate.digest));
         let head = ViewChangeHead {
             epoch: Epoch(self.epoch(script)),
             view: View(view),
             node: NodeId(self.hostile),
             executed: Sequence(script.number(self.executed())),
             chain_hash: self.chain_hash(script),
-            prepared: if script.byte() < 200 { claim } else { Some((View(script.number(0)), hash("nothing"))) },
+            prepared: if script.byte() < 200 {
+                claim
+            } else {
+                Some((View(script.number(0)), hash("nothing")))
+            },
         };
         signed_head(self.chain_id, head)
     }
@@ -409,15 +487,21 @@ impl World {
         let view = script.number(self.view());
         let prepared = self.prepared(script);
         let own = self.head(script, view, prepared.as_ref());
-        let mut heads: BTreeMap<NodeId, (ViewChangeHead, Signature)> =
-            self.heard.heads.iter().filter(|(head, _)| head.view == View(view)).map(|head| (head.0.node, head.clone())).collect();
+        let mut heads: BTreeMap<NodeId, (ViewChangeHead, Signature)> = self
+            .heard
+            .heads
+            .iter()
+            .filter(|(head, _)| head.view == View(view))
+            .map(|head| (head.0.node, head.clone()))
+            .collect();
         heads.insert(NodeId(self.hostile), own);
         let mut heads: Vec<_> = heads.into_values().collect();
         while heads.len() > 3 {
             heads.remove(script.below(heads.len()));
         }
         let epoch = Epoch(0);
-        let signature = self.key().sign(&NewView::signing_message(epoch, View(view), &heads, self.chain_id));
+        let signature =
+            self.key().sign(&NewView::signing_message(epoch, View(view), &heads, self.chain_id));
         NewView { epoch, view: View(view), heads, proof: self.proof(script), prepared, signature }
     }
 
@@ -425,25 +509,44 @@ impl World {
         let evidence = match script.byte() % 5 {
             0 => Evidence::Votes(script.pick(&self.heard.votes)?, script.pick(&self.heard.votes)?),
             1 => Evidence::Votes(self.vote(script), self.vote(script)),
-            2 => Evidence::Fork(Box::new(script.pick(&self.heard.headers)?), Box::new(script.pick(&self.heard.headers)?)),
+            2 => Evidence::Fork(
+                Box::new(script.pick(&self.heard.headers)?),
+                Box::new(script.pick(&self.heard.headers)?),
+            ),
             3 => {
                 let (head, signature) = script.pick(&self.heard.heads)?;
                 Evidence::Concealed(script.pick(&self.heard.votes)?, head, signature)
             }
             _ => {
                 let parameters = Parameters { window: script.number(256), ..Parameters::default() };
-                let (epoch, valid_until_ms) = (Epoch(script.number(0)), script.number(self.at().wall_ms));
-                let reconfig = Reconfig { epoch, valid_until_ms, change: Change::SetParameters(parameters), ready: None };
+                let (epoch, valid_until_ms) =
+                    (Epoch(script.number(0)), script.number(self.at().wall_ms));
+                let reconfig = Reconfig {
+                    epoch,
+                    valid_until_ms,
+                    change: Change::SetParameters(parameters),
+                    ready: None,
+                };
                 let admin = self.key().sign(&reconfig.signing_message(self.chain_id));
-                return Some(Item::Reconfig(Box::new(SignedReconfig { reconfig, admin, new_key: None, old_key: None })));
+                return Some(Item::Reconfig(Box::new(SignedReconfig {
+                    reconfig,
+                    admin,
+                    new_key: None,
+                    old_key: None,
+                })));
             }
         };
         Some(Item::Evidence(Box::new(evidence)))
     }
 
     fn vertex(&self, script: &mut Script<'_>) -> CheckedVertex {
-        let own: VecDeque<Tip> =
-            self.heard.tips.iter().filter(|(author, _)| *author == NodeId(self.hostile)).map(|(_, tip)| *tip).collect();
+        let own: VecDeque<Tip> = self
+            .heard
+            .tips
+            .iter()
+            .filter(|(author, _)| *author == NodeId(self.hostile))
+            .map(|(_, tip)| *tip)
+            .collect();
         let previous = match script.byte() % 8 {
             0 => Tip::default(),
             1 => Tip { height: Height(script.number(0)), id: hash("nothing") },
@@ -458,11 +561,22 @@ impl World {
             let tip = Tip { height: Height(script.number(1)), id: hash("nothing") };
             vec![Link { author: NodeId(script.below(5) as u32), tip }]
         };
-        let payloads = (0..script.below(3)).map(|number| common::payload(number as u8, script.below(9))).collect();
+        let payloads = (0..script.below(3))
+            .map(|number| common::payload(number as u8, script.below(9)))
+            .collect();
         let items = (0..script.below(6)).filter_map(|_| self.item(script)).collect();
         let domain = Domain { chain_id: self.chain_id, epoch: Epoch(self.epoch(script)) };
         let stamp = u64::from(script.byte());
-        CheckedVertex::seal(&domain, &self.key(), NodeId(self.hostile), previous, links, stamp, payloads, items)
+        CheckedVertex::seal(
+            &domain,
+            &self.key(),
+            NodeId(self.hostile),
+            previous,
+            links,
+            stamp,
+            payloads,
+            items,
+        )
     }
 
     fn hostile_message(&self, script: &mut Script<'_>) -> Option<Message> {
@@ -475,7 +589,8 @@ impl World {
                 let proposal = self.proposal(script);
                 let digest = proposal.digest(&Domain { chain_id: self.chain_id, epoch: Epoch(0) });
                 let mut ballot = self.vote(script).ballot;
-                (ballot.phase, ballot.digest, ballot.sequence) = (Phase::PrePrepare, digest, proposal.sequence);
+                (ballot.phase, ballot.digest, ballot.sequence) =
+                    (Phase::PrePrepare, digest, proposal.sequence);
                 Message::PrePrepare { proposal, vote: vote_by(&self.key(), self.chain_id, ballot) }
             }
             6 | 7 => Message::Vote(self.vote(script)),
@@ -496,7 +611,12 @@ impl World {
                 let view = script.number(self.view() + 1);
                 let prepared = self.prepared(script);
                 let (head, signature) = self.head(script, view, prepared.as_ref());
-                Message::ViewChange(Arc::new(ViewChange { head, signature, proof: self.proof(script), prepared }))
+                Message::ViewChange(Arc::new(ViewChange {
+                    head,
+                    signature,
+                    proof: self.proof(script),
+                    prepared,
+                }))
             }
             10 => Message::NewView(Arc::new(self.new_view(script))),
             11 => {
@@ -512,21 +632,36 @@ impl World {
             }
             12 => {
                 let first = script.below(self.heard.records.len());
-                let records: Vec<Record> = self.heard.records.iter().skip(first).take(1 + script.below(4)).cloned().collect();
-                Message::Records { epoch: Epoch(self.epoch(script)), records, proof: self.proof(script)? }
+                let records: Vec<Record> = self
+                    .heard
+                    .records
+                    .iter()
+                    .skip(first)
+                    .take(1 + script.below(4))
+                    .cloned()
+                    .collect();
+                Message::Records {
+                    epoch: Epoch(self.epoch(script)),
+                    records,
+                    proof: self.proof(script)?,
+                }
             }
             13 => Message::Recall,
             14 => Message::Recalled(Box::new(Recalled {
                 epoch: Epoch(self.epoch(script)),
                 view_change: script.pick(&self.heard.heads),
-                votes: (0..script.below(6)).filter_map(|_| script.pick(&self.heard.votes)).collect(),
+                votes: (0..script.below(6))
+                    .filter_map(|_| script.pick(&self.heard.votes))
+                    .collect(),
                 checkpoint: None,
                 vertex: script.pick(&self.heard.headers),
             })),
             15 => {
                 // What another one said, or said with a signature of nobody.
                 match script.pick(&self.heard.messages)? {
-                    Message::Vote(vote) if script.byte() % 2 == 0 => Message::Vote(Vote { signature: forged(), ..vote }),
+                    Message::Vote(vote) if script.byte() % 2 == 0 => {
+                        Message::Vote(Vote { signature: forged(), ..vote })
+                    }
                     other => other,
                 }
             }
@@ -534,7 +669,11 @@ impl World {
                 let bytes: Vec<u8> = (0..script.below(200)).map(|_| script.byte()).collect();
                 decode(&bytes).ok()?
             }
-            _ => Message::FetchLane { author: NodeId(0), above: Height(script.number(0)), up_to: Height(script.number(1)) },
+            _ => Message::FetchLane {
+                author: NodeId(0),
+                above: Height(script.number(0)),
+                up_to: Height(script.number(1)),
+            },
         })
     }
 }

@@ -1,11 +1,16 @@
 //! After the network has settled, honest nodes come to a common view, whatever liars report.
 //!
-//! This is liveness, which a search over states cannot see: it asks what happens on *all* fair continuations. So from
-//! given views the continuation is played out here, against every choice of the liars, in turns. A turn is
-//! - *rounds*: everyone hears everyone, follows the reports that are a reason, and enters what enough want; liars may
-//!   help any node in any round. There are as many as it takes a laggard to come up view by view. That so many fit into
-//!   one timeout is the assumption of partial synchrony: timeouts double with each view that is entered.
-//! - then *timeouts*: every node that entered no view in this turn has a reason of its own, which it keeps until it
+//! This is liveness, which a search over states cannot see: it asks what happens on *all* fair
+//! continuations. So from given views the continuation is played out here, against every choice of
+//! the liars, in turns. A turn is
+//! - *rounds*: everyone hears everyone, follows the reports that are a reason, and enters what
+//!   enough want; liars may
+//!   help any node in any round. There are as many as it takes a laggard to come up view by view.
+//!   That so many fit into
+//!   one timeout is the assumption of partial synchrony: timeouts double with each view that is
+//!   entered.
+//! - then *timeouts*: every node that entered no view in this turn has a reason of its own, which
+//!   it keeps until it
 //!   enters one. Who entered one began to count afresh.
 //!
 //! Nothing depends on the number of a view, so views are kept relative to the lowest, and sorted.
@@ -42,7 +47,10 @@ impl Convergence {
 
     /// Every play from these views of the honest nodes comes to a common view.
     pub fn is_certain(&mut self, views: &[u8]) -> bool {
-        let nodes = views.iter().map(|view| Node { view: *view, timed_out: false, entered: false }).collect();
+        let nodes = views
+            .iter()
+            .map(|view| Node { view: *view, timed_out: false, entered: false })
+            .collect();
         self.play(relative(nodes), TURNS)
     }
 
@@ -59,20 +67,31 @@ impl Convergence {
         let spread = nodes.iter().map(|node| node.view).max().unwrap_or(0);
         let mut reached = vec![nodes.clone()];
         for _ in 0..spread + 2 {
-            reached = reached.iter().flat_map(|nodes| self.round(nodes)).filter(|nodes| !common(nodes)).collect();
+            reached = reached
+                .iter()
+                .flat_map(|nodes| self.round(nodes))
+                .filter(|nodes| !common(nodes))
+                .collect();
             reached.sort_unstable();
             reached.dedup();
         }
-        let certain = reached.into_iter().all(|next| self.play(relative(timeouts(next)), turns - 1));
+        let certain =
+            reached.into_iter().all(|next| self.play(relative(timeouts(next)), turns - 1));
         self.known.insert(nodes, certain);
         certain
     }
 
     /// Every constellation after one round.
     fn round(&self, nodes: &Nodes) -> Vec<Nodes> {
-        let reported: Vec<u8> = nodes.iter().map(|node| node.view + u8::from(node.timed_out)).collect();
+        let reported: Vec<u8> =
+            nodes.iter().map(|node| node.view + u8::from(node.timed_out)).collect();
         let options = nodes.iter().enumerate().map(|(index, node)| {
-            let peers: Vec<u8> = reported.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, want)| *want).collect();
+            let peers: Vec<u8> = reported
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index)
+                .map(|(_, want)| *want)
+                .collect();
             if node.timed_out || self.wants.must_follow(&peers, node.view) {
                 vec![node.view + 1]
             } else if self.wants.may_follow(&peers, node.view) {
@@ -83,14 +102,19 @@ impl Convergence {
         });
         let mut results = Vec::new();
         for wants in product(options) {
-            // No more than the highest honest want can be entered: a quorum holds more members than there are liars.
+            // No more than the highest honest want can be entered: a quorum holds more members than
+            // there are liars.
             let (low, high) = self.wants.enterable(&wants);
             let entered = nodes.iter().map(|node| {
                 let mut results = vec![];
                 if low <= node.view {
                     results.push(*node);
                 }
-                results.extend((low.max(node.view + 1)..=high).map(|view| Node { view, timed_out: false, entered: true }));
+                results.extend((low.max(node.view + 1)..=high).map(|view| Node {
+                    view,
+                    timed_out: false,
+                    entered: true,
+                }));
                 results
             });
             results.extend(product(entered).into_iter().map(relative));
@@ -121,7 +145,12 @@ fn relative(mut nodes: Nodes) -> Nodes {
 /// Every way to take one of each.
 fn product<T: Clone>(options: impl Iterator<Item = Vec<T>>) -> Vec<Vec<T>> {
     options.fold(vec![Vec::new()], |taken, next| {
-        taken.iter().flat_map(|taken| next.iter().map(move |one| [taken.as_slice(), std::slice::from_ref(one)].concat())).collect()
+        taken
+            .iter()
+            .flat_map(|taken| {
+                next.iter().map(move |one| [taken.as_slice(), std::slice::from_ref(one)].concat())
+            })
+            .collect()
     })
 }
 
@@ -141,7 +170,10 @@ mod tests {
     fn committees_of_every_size_come_together() {
         for (members, nodes) in [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5)] {
             let mut convergence = Convergence::new(Wants::new(members, Mutation::None));
-            assert!(constellations(nodes).iter().all(|views| convergence.is_certain(views)), "{members} validators");
+            assert!(
+                constellations(nodes).iter().all(|views| convergence.is_certain(views)),
+                "{members} validators"
+            );
         }
     }
 
@@ -149,7 +181,10 @@ mod tests {
     fn without_following_they_do_not() {
         for (members, nodes) in [(4, 3), (5, 4), (6, 5), (7, 5)] {
             let mut convergence = Convergence::new(Wants::new(members, Mutation::NeverFollow));
-            assert!(constellations(nodes).iter().any(|views| !convergence.is_certain(views)), "{members} validators");
+            assert!(
+                constellations(nodes).iter().any(|views| !convergence.is_certain(views)),
+                "{members} validators"
+            );
         }
     }
 }

@@ -1,15 +1,18 @@
-//! The model of an epoch change: a RECONFIG ends the old epoch, and the new set goes on, while a node may lag behind.
+//! The model of an epoch change: a RECONFIG ends the old epoch, and the new set goes on, while a
+//! node may lag behind.
 //!
-//! The old set votes on sequences any of which may carry the RECONFIG. Where it is decided, at s, the epoch ends: who
-//! executed s votes for nothing above it and signs the forced checkpoint. Enough of the *old* set make the epoch
-//! certificate, and with it members of the new set begin at view 0. A node that has not heard of it goes on in the old
-//! epoch: it enters views there and votes, and so does a removed one.
+//! The old set votes on sequences any of which may carry the RECONFIG. Where it is decided, at s,
+//! the epoch ends: who executed s votes for nothing above it and signs the forced checkpoint.
+//! Enough of the *old* set make the epoch certificate, and with it members of the new set begin at
+//! view 0. A node that has not heard of it goes on in the old epoch: it enters views there and
+//! votes, and so does a removed one.
 //!
 //! - In each epoch no two commit certificates of a sequence differ.
 //! - The old epoch certifies nothing above s.
 //! - What the new epoch stands on is what the old one decided.
 //!
-//! Liars are at most f of either set, and need not be the same: a removed liar may be replaced by another.
+//! Liars are at most f of either set, and need not be the same: a removed liar may be replaced by
+//! another.
 
 use crate::mutation::Mutation;
 use crate::reduce::representative;
@@ -67,7 +70,8 @@ struct Case {
     new: Vec<Committee>,
     /// Its members, by id.
     set: &'static [u8],
-    /// For each honest member of the new set its index among the honest of the old one, if it was there.
+    /// For each honest member of the new set its index among the honest of the old one, if it was
+    /// there.
     came_from: Vec<Option<usize>>,
     /// For each position in the old set its position in the new one.
     position: Vec<Option<usize>>,
@@ -86,7 +90,8 @@ pub struct State {
 pub enum Step {
     /// A step in the old epoch.
     Old(steps::Step),
-    /// It executes the RECONFIG and signs the forced checkpoint. (Index among the honest of the old set.)
+    /// It executes the RECONFIG and signs the forced checkpoint. (Index among the honest of the old
+    /// set.)
     Seal(u8),
     /// A step in the new epoch.
     New(steps::Step),
@@ -126,9 +131,9 @@ impl EpochModel {
     fn end(&self, state: &State) -> Option<(u8, u8)> {
         let old = &self.case(state).old;
         match self.mutation {
-            Mutation::OpenWhenPrepared => {
-                reconfig(old, |sequence| (0..old.views).fold(0, |all, view| all | state.old.prepared(old, view, sequence)))
-            }
+            Mutation::OpenWhenPrepared => reconfig(old, |sequence| {
+                (0..old.views).fold(0, |all, view| all | state.old.prepared(old, view, sequence))
+            }),
             _ => self.decided_end(state),
         }
     }
@@ -137,7 +142,8 @@ impl EpochModel {
     fn opened(&self, state: &State) -> Option<&Committee> {
         let case = self.case(state);
         let (sequence, digest) = self.end(state)?;
-        let signed = case.old.nodes().filter(|node| state.old.executed[*node] >= sequence).count() as u32;
+        let signed =
+            case.old.nodes().filter(|node| state.old.executed[*node] >= sequence).count() as u32;
         let open = signed >= case.old.need() || self.mutation == Mutation::OpenWhenPrepared;
         // The leader that proposed the last sequence first goes on, if it is still a member.
         let leader = usize::from((case.old.first + origin(digest)) % case.old.members);
@@ -146,32 +152,43 @@ impl EpochModel {
     }
 
     fn agree(&self, state: &State) -> bool {
-        state.old.agree(&self.case(state).old) && self.opened(state).is_none_or(|new| state.new.agree(new))
+        state.old.agree(&self.case(state).old)
+            && self.opened(state).is_none_or(|new| state.new.agree(new))
     }
 
     fn nothing_beyond(&self, state: &State) -> bool {
         let old = &self.case(state).old;
         let Some((end, _)) = self.decided_end(state) else { return true };
-        (end + 1..=old.sequences).all(|sequence| (0..old.views).all(|view| state.old.prepared(old, view, sequence) == 0))
+        (end + 1..=old.sequences)
+            .all(|sequence| (0..old.views).all(|view| state.old.prepared(old, view, sequence) == 0))
     }
 
-    /// What the new epoch decided, the old one did not decide otherwise, and the sequence below it is the RECONFIG.
+    /// What the new epoch decided, the old one did not decide otherwise, and the sequence below it
+    /// is the RECONFIG.
     fn continues(&self, state: &State) -> bool {
         let old = &self.case(state).old;
-        let (Some((end, _)), Some(new)) = (self.end(state), self.opened(state)) else { return true };
-        (1..=new.sequences).filter(|sequence| state.new.committed(new, *sequence) != 0).all(|sequence| {
-            let beyond = end + sequence <= old.sequences && state.old.committed(old, end + sequence) != 0;
-            !beyond && bits(state.old.committed(old, end)).all(is_reconfig)
-        })
+        let (Some((end, _)), Some(new)) = (self.end(state), self.opened(state)) else {
+            return true;
+        };
+        (1..=new.sequences).filter(|sequence| state.new.committed(new, *sequence) != 0).all(
+            |sequence| {
+                let beyond = end + sequence <= old.sequences
+                    && state.old.committed(old, end + sequence) != 0;
+                !beyond && bits(state.old.committed(old, end)).all(is_reconfig)
+            },
+        )
     }
 
     fn decided_past_a_laggard(&self, state: &State) -> bool {
         let case = self.case(state);
         let lags = case.old.nodes().any(|node| state.old.view[node] != LEFT);
-        lags && self.opened(state).is_some_and(|new| state.new.committed_in(new, new.views - 1, new.sequences) != 0)
+        lags && self
+            .opened(state)
+            .is_some_and(|new| state.new.committed_in(new, new.views - 1, new.sequences) != 0)
     }
 
-    /// The node executed the RECONFIG: it has signed the checkpoint, and the old epoch is over for it.
+    /// The node executed the RECONFIG: it has signed the checkpoint, and the old epoch is over for
+    /// it.
     fn seal(&self, old: &mut Votes, node: usize, sequence: u8) {
         old.executed[node] = old.executed[node].max(sequence);
         if self.mutation != Mutation::VotePastReconfig {
@@ -182,21 +199,39 @@ impl EpochModel {
 
 /// The first sequence for which a digest with a RECONFIG is among those that `of` names.
 fn reconfig(old: &Committee, of: impl Fn(u8) -> u8) -> Option<(u8, u8)> {
-    (1..=old.sequences).find_map(|sequence| bits(of(sequence)).find(|digest| is_reconfig(*digest)).map(|digest| (sequence, digest)))
+    (1..=old.sequences).find_map(|sequence| {
+        bits(of(sequence)).find(|digest| is_reconfig(*digest)).map(|digest| (sequence, digest))
+    })
 }
 
 impl Case {
-    fn new(change: Change, liars: &[u8], first: u8, old: (u8, u8), new: (u8, u8), mutation: Mutation) -> Self {
+    fn new(
+        change: Change,
+        liars: &[u8],
+        first: u8,
+        old: (u8, u8),
+        new: (u8, u8),
+        mutation: Mutation,
+    ) -> Self {
         let set = change.new_set();
-        let positions =
-            |set: &[u8]| -> Vec<u8> { (0..).zip(set).filter(|(_, id)| liars.contains(id)).map(|(position, _)| position).collect() };
+        let positions = |set: &[u8]| -> Vec<u8> {
+            (0..)
+                .zip(set)
+                .filter(|(_, id)| liars.contains(id))
+                .map(|(position, _)| position)
+                .collect()
+        };
         let old = Committee::new(4, &positions(&OLD), first, old.0, old.1);
         let size = set.len() as u8;
-        let mut new: Vec<Committee> = (0..size).map(|first| Committee::new(size, &positions(set), first, new.0, new.1)).collect();
+        let mut new: Vec<Committee> = (0..size)
+            .map(|first| Committee::new(size, &positions(set), first, new.0, new.1))
+            .collect();
         if mutation == Mutation::OldVotesCount {
             new.iter_mut().for_each(|committee| committee.hostile = liars.len() as u8);
         }
-        let honest = |set: &[u8]| -> Vec<u8> { set.iter().filter(|id| !liars.contains(id)).copied().collect() };
+        let honest = |set: &[u8]| -> Vec<u8> {
+            set.iter().filter(|id| !liars.contains(id)).copied().collect()
+        };
         let was = honest(&OLD);
         let came_from = honest(set).iter().map(|id| was.iter().position(|old| old == id)).collect();
         let position = OLD.iter().map(|id| set.iter().position(|new| new == id)).collect();
@@ -209,7 +244,9 @@ impl Model for EpochModel {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        (0..self.cases.len()).map(|case| State { case: case as u8, old: Votes::default(), new: Votes::default() }).collect()
+        (0..self.cases.len())
+            .map(|case| State { case: case as u8, old: Votes::default(), new: Votes::default() })
+            .collect()
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Step>) {
@@ -240,7 +277,8 @@ impl Model for EpochModel {
             Step::Old(step) => next.old = steps::apply(&state.old, step),
             Step::Seal(node) => self.seal(&mut next.old, usize::from(node), sequence),
             Step::New(step) => {
-                // Whoever acts in the new epoch has the epoch certificate and executed what it certifies.
+                // Whoever acts in the new epoch has the epoch certificate and executed what it
+                // certifies.
                 if let Some(node) = case.came_from[step.node()] {
                     self.seal(&mut next.old, node, sequence);
                 }
@@ -259,11 +297,20 @@ impl Model for EpochModel {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
             Property::<Self>::always("agreement within each epoch", Self::agree),
-            Property::<Self>::always("the old epoch certifies nothing above its end", Self::nothing_beyond),
-            Property::<Self>::always("the new epoch continues what the old one decided", Self::continues),
+            Property::<Self>::always(
+                "the old epoch certifies nothing above its end",
+                Self::nothing_beyond,
+            ),
+            Property::<Self>::always(
+                "the new epoch continues what the old one decided",
+                Self::continues,
+            ),
         ];
         if self.mutation == Mutation::None {
-            properties.push(Property::sometimes("the new epoch decides while a node lags in the old one", Self::decided_past_a_laggard));
+            properties.push(Property::sometimes(
+                "the new epoch decides while a node lags in the old one",
+                Self::decided_past_a_laggard,
+            ));
         }
         properties
     }
@@ -272,12 +319,23 @@ impl Model for EpochModel {
 impl Narrate for EpochModel {
     fn narrate(&self, state: &State, step: &Step) -> String {
         let case = self.case(state);
-        let name = |committee: &Committee, set: &[u8], node: usize| set[usize::from(committee.honest[node])];
+        let name = |committee: &Committee, set: &[u8], node: usize| {
+            set[usize::from(committee.honest[node])]
+        };
         match *step {
-            Step::Old(step) => format!("old epoch: {}", step.describe(&state.old, name(&case.old, &OLD, step.node()))),
-            Step::Seal(node) => format!("{} executes the RECONFIG and signs the checkpoint", name(&case.old, &OLD, usize::from(node))),
+            Step::Old(step) => format!(
+                "old epoch: {}",
+                step.describe(&state.old, name(&case.old, &OLD, step.node()))
+            ),
+            Step::Seal(node) => format!(
+                "{} executes the RECONFIG and signs the checkpoint",
+                name(&case.old, &OLD, usize::from(node))
+            ),
             // Who is honest does not depend on the first leader.
-            Step::New(step) => format!("new epoch: {}", step.describe(&state.new, name(&case.new[0], case.set, step.node()))),
+            Step::New(step) => format!(
+                "new epoch: {}",
+                step.describe(&state.new, name(&case.new[0], case.set, step.node()))
+            ),
         }
     }
 }

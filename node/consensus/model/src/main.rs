@@ -1,7 +1,8 @@
-//! Explores the models and prints a table. Exits with 1 if the protocol fails or a rule taken away is not missed.
+//! Explores the models and prints a table. Exits with 1 if the protocol fails or a rule taken away
+//! is not missed.
 //!
-//! `cretoai-model [--short] [--steps] [--threads N]`: the short form is the one of the tests; `--steps` tells every
-//! counterexample; two threads unless told otherwise.
+//! `cretoai-model [--short] [--steps] [--threads N]`: the short form is the one of the tests;
+//! `--steps` tells every counterexample; two threads unless told otherwise.
 
 use cretoai_consensus_model::report::Outcome;
 use cretoai_consensus_model::runs::{Form, Run, mutations, protocol};
@@ -23,7 +24,9 @@ fn options() -> Option<Options> {
         match argument.as_str() {
             "--short" => options.form = Form::Short,
             "--steps" => options.steps = true,
-            "--threads" => options.threads = arguments.next()?.parse().ok().filter(|threads| *threads > 0)?,
+            "--threads" => {
+                options.threads = arguments.next()?.parse().ok().filter(|threads| *threads > 0)?
+            }
             _ => return None,
         }
     }
@@ -37,7 +40,11 @@ fn main() -> io::Result<ExitCode> {
         return Ok(ExitCode::from(2));
     };
     let mut as_expected = true;
-    writeln!(out, "{:<16} {:<46} {:>12} {:>12} {:>6} {:>8}  result", "model", "configuration", "states", "distinct", "depth", "seconds")?;
+    writeln!(
+        out,
+        "{:<16} {:<46} {:>12} {:>12} {:>6} {:>8}  result",
+        "model", "configuration", "states", "distinct", "depth", "seconds"
+    )?;
     writeln!(out, "\nThe protocol as it is")?;
     for run in protocol(options.form) {
         let outcome = row(&mut out, &run, &options)?;
@@ -48,7 +55,11 @@ fn main() -> io::Result<ExitCode> {
         let outcome = row(&mut out, &run, &options)?;
         as_expected &= !outcome.counterexamples.is_empty();
     }
-    writeln!(out, "\n{}", if as_expected { "As expected." } else { "NOT as expected: see above." })?;
+    writeln!(
+        out,
+        "\n{}",
+        if as_expected { "As expected." } else { "NOT as expected: see above." }
+    )?;
     Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -57,9 +68,15 @@ fn row(out: &mut impl Write, run: &Run, options: &Options) -> io::Result<Outcome
     out.flush()?;
     let outcome = run.run(options.threads);
     let seconds = outcome.time.as_secs_f64();
-    writeln!(out, "{:>12} {:>12} {:>6} {seconds:>8.1}  {outcome}", outcome.total, outcome.unique, outcome.depth)?;
+    writeln!(
+        out,
+        "{:>12} {:>12} {:>6} {seconds:>8.1}  {outcome}",
+        outcome.total, outcome.unique, outcome.depth
+    )?;
     if options.steps {
-        for (number, step) in outcome.counterexamples.first().iter().flat_map(|found| (1..).zip(&found.steps)) {
+        for (number, step) in
+            outcome.counterexamples.first().iter().flat_map(|found| (1..).zip(&found.steps))
+        {
             writeln!(out, "    {number:>2}. {step}")?;
         }
     }

@@ -1,4 +1,5 @@
-//! Rules taken away on purpose. A check that cannot fail proves nothing: each of these must give a counterexample.
+//! Rules taken away on purpose. A check that cannot fail proves nothing: each of these must give a
+//! counterexample.
 
 /// What the protocol is explored without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -1,10 +1,11 @@
 //! What a NEW-VIEW may say: every choice that receivers who recompute it would accept.
 //!
-//! Rule: a NEW-VIEW carries q valid VIEW-CHANGEs of distinct members, an honest leader's with its own among them. c* is
-//! the highest executed sequence that they report, and the choice for c* + 1 is the digest of the prepared certificate
-//! of the highest view, or "free". A hostile member's VIEW-CHANGE may leave out its certificate or report an older
-//! sequence; it cannot carry a certificate that does not exist. (That a certificate is of a lower view than the
-//! VIEW-CHANGE is not asked for: what is checked here holds without that rule, too.)
+//! Rule: a NEW-VIEW carries q valid VIEW-CHANGEs of distinct members, an honest leader's with its
+//! own among them. c* is the highest executed sequence that they report, and the choice for c* + 1
+//! is the digest of the prepared certificate of the highest view, or "free". A hostile member's
+//! VIEW-CHANGE may leave out its certificate or report an older sequence; it cannot carry a
+//! certificate that does not exist. (That a certificate is of a lower view than the VIEW-CHANGE is
+//! not asked for: what is checked here holds without that rule, too.)
 
 use crate::mutation::Mutation;
 use crate::votes::{Committee, Prepared, SEQUENCES, ViewChange, Votes, bits};
@@ -17,11 +18,13 @@ pub struct Choices {
 }
 
 impl Choices {
-    /// Some NEW-VIEW lets the leader propose anything fresh for `sequence`: it leaves it free, or its c* + 1 is below.
+    /// Some NEW-VIEW lets the leader propose anything fresh for `sequence`: it leaves it free, or
+    /// its c* + 1 is below.
     #[must_use]
     pub fn allow_fresh(&self, sequence: u8) -> bool {
         let last = usize::from(sequence) - 1;
-        self.free[..=last].contains(&true) || self.digests[..last].iter().any(|digests| *digests != 0)
+        self.free[..=last].contains(&true)
+            || self.digests[..last].iter().any(|digests| *digests != 0)
     }
 
     /// The digests that some NEW-VIEW chooses for `sequence`.
@@ -49,18 +52,22 @@ impl Choices {
 /// Every choice that a NEW-VIEW of `view` can make with the VIEW-CHANGEs that exist.
 #[must_use]
 pub fn choices(votes: &Votes, committee: &Committee, view: u8, mutation: Mutation) -> Choices {
-    let sent = committee.nodes().fold(0u8, |all, node| all | u8::from(votes.view_change(node, view) != ViewChange::NONE) << node);
+    let sent = committee.nodes().fold(0u8, |all, node| {
+        all | u8::from(votes.view_change(node, view) != ViewChange::NONE) << node
+    });
     let own = committee.honest_leader(view).map_or(0, |leader| 1u8 << leader);
     let mut choices = Choices::default();
     if sent & own != own || sent == 0 {
         return choices;
     }
-    let hostile = if committee.hostile > 0 { hostile_heads(votes, committee, view) } else { Vec::new() };
+    let hostile =
+        if committee.hostile > 0 { hostile_heads(votes, committee, view) } else { Vec::new() };
     for members in 1..1u8 << committee.honest.len() {
         if members & !sent != 0 || members & own != own {
             continue;
         }
-        let heads = bits(members).filter_map(|node| votes.view_change(usize::from(node), view).get());
+        let heads =
+            bits(members).filter_map(|node| votes.view_change(usize::from(node), view).get());
         let Some(head) = heads.reduce(|one, other| merge(one, other, mutation)) else { continue };
         match committee.quorum.checked_sub(members.count_ones() as u8) {
             Some(0) => choices.add(head, mutation),
@@ -78,7 +85,11 @@ fn merge(one: (u8, Prepared), other: (u8, Prepared), mutation: Mutation) -> (u8,
     match one.0.cmp(&other.0) {
         std::cmp::Ordering::Greater => one,
         std::cmp::Ordering::Less => other,
-        std::cmp::Ordering::Equal if mutation == Mutation::LowestView && one.1 != Prepared::NONE && other.1 != Prepared::NONE => {
+        std::cmp::Ordering::Equal
+            if mutation == Mutation::LowestView
+                && one.1 != Prepared::NONE
+                && other.1 != Prepared::NONE =>
+        {
             (one.0, one.1.min(other.1))
         }
         std::cmp::Ordering::Equal => (one.0, one.1.max(other.1)),
@@ -92,7 +103,9 @@ fn hostile_heads(votes: &Votes, committee: &Committee, view: u8) -> Vec<(u8, Pre
         heads.push((executed, Prepared::NONE));
         for certified_in in 0..committee.certificates_below(view) {
             let certified = votes.prepared(committee, certified_in, executed + 1);
-            heads.extend(bits(certified).map(|digest| (executed, Prepared::new(certified_in, digest))));
+            heads.extend(
+                bits(certified).map(|digest| (executed, Prepared::new(certified_in, digest))),
+            );
         }
     }
     heads

@@ -1,12 +1,17 @@
 //! One representative for states that no later step and no property can tell apart.
 //!
 //! Rule: only what is never read again is changed. Three things are:
-//! - *Settled votes.* A node that left a view signs nothing more in it, so its votes there count only towards
-//!   certificates. Where the certificate exists they are set to it, and where it can no longer come about they are
+//! - *Settled votes.* A node that left a view signs nothing more in it, so its votes there count
+//!   only towards
+//!   certificates. Where the certificate exists they are set to it, and where it can no longer come
+//!   about they are
 //!   erased. (A node's own lock is kept apart, in [`Votes::lock`].)
-//! - *Dead VIEW-CHANGEs.* They are read by who may still accept a NEW-VIEW of their view: an honest leader that has not
-//!   proposed in it, or, where a hostile one leads, a node that has not left the view and not voted in it.
-//! - *Names.* The fresh digests of a hostile leader differ in nothing but their names. The lowest node that voted for
+//! - *Dead VIEW-CHANGEs.* They are read by who may still accept a NEW-VIEW of their view: an honest
+//!   leader that has not
+//!   proposed in it, or, where a hostile one leads, a node that has not left the view and not voted
+//!   in it.
+//! - *Names.* The fresh digests of a hostile leader differ in nothing but their names. The lowest
+//!   node that voted for
 //!   one voted for the first.
 
 use crate::steps::Values;
@@ -31,7 +36,8 @@ pub fn representative(votes: &Votes, committee: &Committee, values: Values) -> V
     }
     if values == Values::Alike {
         for view in (0..committee.views).filter(|view| committee.honest_leader(*view).is_none()) {
-            (1..=committee.sequences).for_each(|sequence| rename(&mut next, committee, view, sequence));
+            (1..=committee.sequences)
+                .for_each(|sequence| rename(&mut next, committee, view, sequence));
         }
     }
     next
@@ -49,14 +55,21 @@ fn settle(votes: &mut Votes, committee: &Committee, view: u8, sequence: u8, kind
         Kind::Commit => votes.commits(node, view, sequence),
     };
     let left = |node: usize| votes.view[node] > view;
-    let pending = committee.nodes().filter(|node| !left(*node) && slot(votes, *node) == 0).count() as u32;
+    let pending =
+        committee.nodes().filter(|node| !left(*node) && slot(votes, *node) == 0).count() as u32;
     let named = committee.nodes().fold(0, |all, node| all | slot(votes, node));
     if named == 0 {
         return;
     }
-    let count = |digest: u8| committee.nodes().filter(|node| slot(votes, *node) & (1 << digest) != 0).count() as u32;
-    let certified = bits(named).filter(|digest| count(*digest) >= committee.need()).fold(0, |all, digest| all | 1u8 << digest);
-    let open = bits(named).filter(|digest| count(*digest) + pending >= committee.need()).fold(0, |all, digest| all | 1u8 << digest);
+    let count = |digest: u8| {
+        committee.nodes().filter(|node| slot(votes, *node) & (1 << digest) != 0).count() as u32
+    };
+    let certified = bits(named)
+        .filter(|digest| count(*digest) >= committee.need())
+        .fold(0, |all, digest| all | 1u8 << digest);
+    let open = bits(named)
+        .filter(|digest| count(*digest) + pending >= committee.need())
+        .fold(0, |all, digest| all | 1u8 << digest);
     let gone: Vec<usize> = committee.nodes().filter(|node| left(*node)).collect();
     for node in gone {
         let kept = if certified != 0 { certified } else { slot(votes, node) & open };
@@ -68,8 +81,10 @@ fn settle(votes: &mut Votes, committee: &Committee, view: u8, sequence: u8, kind
 }
 
 fn dead(votes: &Votes, committee: &Committee, view: u8) -> bool {
-    let may_accept =
-        |node: usize| votes.view[node] <= view && (1..=committee.sequences).all(|sequence| votes.prepares(node, view, sequence) == 0);
+    let may_accept = |node: usize| {
+        votes.view[node] <= view
+            && (1..=committee.sequences).all(|sequence| votes.prepares(node, view, sequence) == 0)
+    };
     match committee.honest_leader(view) {
         Some(leader) => !may_accept(leader),
         None => !committee.nodes().any(may_accept),
@@ -79,7 +94,10 @@ fn dead(votes: &Votes, committee: &Committee, view: u8) -> bool {
 fn rename(votes: &mut Votes, committee: &Committee, origin: u8, sequence: u8) {
     let first = 1u8 << digest(origin, 0);
     let fresh = first | first << 1;
-    let lowest = committee.nodes().map(|node| votes.prepares(node, origin, sequence) & fresh).find(|set| *set != 0);
+    let lowest = committee
+        .nodes()
+        .map(|node| votes.prepares(node, origin, sequence) & fresh)
+        .find(|set| *set != 0);
     if lowest.is_none_or(|set| set & first != 0) {
         return;
     }
@@ -101,7 +119,9 @@ fn rename(votes: &mut Votes, committee: &Committee, origin: u8, sequence: u8) {
         for view in 1..committee.views {
             let sent = votes.view_change_mut(node, view);
             match sent.get() {
-                Some((executed, prepared)) if executed + 1 == sequence => *sent = ViewChange::new(executed, swap_certificate(prepared)),
+                Some((executed, prepared)) if executed + 1 == sequence => {
+                    *sent = ViewChange::new(executed, swap_certificate(prepared))
+                }
                 _ => {}
             }
         }

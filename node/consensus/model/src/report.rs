@@ -86,8 +86,8 @@ where
     outcome(&All::of(model).checker().spawn_bfs().join(), start)
 }
 
-/// A model whose one property is that all invariants hold. With one property the search ends at the first failure;
-/// with several it would go on, and a longer path might replace the shortest.
+/// A model whose one property is that all invariants hold. With one property the search ends at the
+/// first failure; with several it would go on, and a longer path might replace the shortest.
 struct All<M: Model> {
     model: M,
     invariants: Vec<Property<M>>,
@@ -95,12 +95,19 @@ struct All<M: Model> {
 
 impl<M: Model> All<M> {
     fn of(model: M) -> Self {
-        let invariants = model.properties().into_iter().filter(|property| property.expectation == Expectation::Always).collect();
+        let invariants = model
+            .properties()
+            .into_iter()
+            .filter(|property| property.expectation == Expectation::Always)
+            .collect();
         Self { model, invariants }
     }
 
     fn broken(&self, state: &M::State) -> Option<&'static str> {
-        self.invariants.iter().find(|invariant| !(invariant.condition)(&self.model, state)).map(|invariant| invariant.name)
+        self.invariants
+            .iter()
+            .find(|invariant| !(invariant.condition)(&self.model, state))
+            .map(|invariant| invariant.name)
     }
 }
 
@@ -151,8 +158,15 @@ where
             (Expectation::Sometimes, Some(_)) | (_, None) => {}
             (_, Some(path)) => {
                 let path = path.clone().into_vec();
-                let broken = path.last().map_or(property.name, |(state, _)| model.broken(property.name, state));
-                let steps = path.iter().filter_map(|(state, step)| step.as_ref().map(|step| model.narrate(state, step))).collect();
+                let broken = path
+                    .last()
+                    .map_or(property.name, |(state, _)| model.broken(property.name, state));
+                let steps = path
+                    .iter()
+                    .filter_map(|(state, step)| {
+                        step.as_ref().map(|step| model.narrate(state, step))
+                    })
+                    .collect();
                 counterexamples.push(Counterexample { property: broken, steps });
             }
         }

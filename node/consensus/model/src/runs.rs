@@ -16,7 +16,11 @@ pub struct Run {
 }
 
 impl Run {
-    fn new(model: &'static str, configuration: impl Into<String>, run: impl Fn(usize) -> Outcome + 'static) -> Self {
+    fn new(
+        model: &'static str,
+        configuration: impl Into<String>,
+        run: impl Fn(usize) -> Outcome + 'static,
+    ) -> Self {
         Self { model, configuration: configuration.into(), run: Box::new(run) }
     }
 
@@ -52,13 +56,18 @@ fn view_changes(form: Form) -> Vec<Run> {
         .into_iter()
         .map(|(members, views, sequences)| {
             let name = format!("n={members}, {views} views x {sequences} sequences");
-            Run::new("view change", name, move |threads| explore(ViewChangeModel::new(members, views, sequences, Mutation::None), threads))
+            Run::new("view change", name, move |threads| {
+                explore(ViewChangeModel::new(members, views, sequences, Mutation::None), threads)
+            })
         })
         .collect();
     let (views, sequences) = if form == Form::Full { (3, 2) } else { (2, 2) };
     let name = format!("n=4, {views} views x {sequences} sequences, no reductions");
     runs.push(Run::new("view change", name, move |threads| {
-        explore(ViewChangeModel::new(4, views, sequences, Mutation::None).strict().unreduced(), threads)
+        explore(
+            ViewChangeModel::new(4, views, sequences, Mutation::None).strict().unreduced(),
+            threads,
+        )
     }));
     runs
 }
@@ -67,17 +76,27 @@ fn synchronisation(form: Form) -> Vec<Run> {
     let last = if form == Form::Full { 4 } else { 3 };
     [(Reports::Newest, "newest reports"), (Reports::Any, "reports in any order")]
         .map(|(reports, name)| {
-            Run::new("synchronisation", format!("n=4, {} views, {name}", last + 1), move |threads| {
-                explore(SyncModel::new(last, reports, Mutation::None), threads)
-            })
+            Run::new(
+                "synchronisation",
+                format!("n=4, {} views, {name}", last + 1),
+                move |threads| explore(SyncModel::new(last, reports, Mutation::None), threads),
+            )
         })
         .into()
 }
 
 fn epoch_changes(form: Form) -> Vec<Run> {
     let sizes = match form {
-        Form::Short => [(Change::Replace, (2, 1), (2, 1)), (Change::Remove, (2, 2), (1, 1)), (Change::Add, (1, 2), (2, 1))],
-        Form::Full => [(Change::Replace, (2, 2), (2, 1)), (Change::Remove, (2, 2), (2, 2)), (Change::Add, (2, 2), (2, 1))],
+        Form::Short => [
+            (Change::Replace, (2, 1), (2, 1)),
+            (Change::Remove, (2, 2), (1, 1)),
+            (Change::Add, (1, 2), (2, 1)),
+        ],
+        Form::Full => [
+            (Change::Replace, (2, 2), (2, 1)),
+            (Change::Remove, (2, 2), (2, 2)),
+            (Change::Add, (2, 2), (2, 1)),
+        ],
     };
     sizes
         .map(|(change, old, new)| {
@@ -118,12 +137,18 @@ pub fn mutations() -> Vec<Run> {
         (Mutation::VotePastReconfig, (2, 2), (2, 1), "voting past a RECONFIG"),
         (Mutation::OpenWhenPrepared, (2, 1), (1, 1), "a prepared RECONFIG opens the epoch"),
     ];
-    let views =
-        views.map(|(mutation, views, name)| Run::new("view change", name, move |_| refute(ViewChangeModel::new(4, views, 1, mutation))));
-    let wants =
-        wants.map(|(mutation, name)| Run::new("synchronisation", name, move |_| refute(SyncModel::new(3, Reports::Newest, mutation))));
+    let views = views.map(|(mutation, views, name)| {
+        Run::new("view change", name, move |_| refute(ViewChangeModel::new(4, views, 1, mutation)))
+    });
+    let wants = wants.map(|(mutation, name)| {
+        Run::new("synchronisation", name, move |_| {
+            refute(SyncModel::new(3, Reports::Newest, mutation))
+        })
+    });
     let epochs = epochs.map(|(mutation, old, new, name)| {
-        Run::new("epoch change", name, move |_| refute(EpochModel::new(Change::Replace, old, new, mutation)))
+        Run::new("epoch change", name, move |_| {
+            refute(EpochModel::new(Change::Replace, old, new, mutation))
+        })
     });
     views.into_iter().chain(wants).chain(epochs).collect()
 }

@@ -1,11 +1,14 @@
 //! The steps of honest nodes in one epoch.
 //!
-//! Rule: a step is taken whenever the protocol permits it, and whatever a hostile member or leader could add is
-//! assumed to be there. So timers, wants and messages need no state: a node may enter any higher view at any time.
+//! Rule: a step is taken whenever the protocol permits it, and whatever a hostile member or leader
+//! could add is assumed to be there. So timers, wants and messages need no state: a node may enter
+//! any higher view at any time.
 //!
 //! Two steps of the protocol are folded into the next one that needs them:
-//! - *Executing* is only ever seen by others in the node's next PREPARE or VIEW-CHANGE, which makes it durable too.
-//! - *Accepting a NEW-VIEW* is only ever seen in the node's first PREPARE of that view. What could have been accepted
+//! - *Executing* is only ever seen by others in the node's next PREPARE or VIEW-CHANGE, which makes
+//!   it durable too.
+//! - *Accepting a NEW-VIEW* is only ever seen in the node's first PREPARE of that view. What could
+//!   have been accepted
 //!   earlier can still be accepted then, as signed objects do not go away.
 
 use crate::mutation::Mutation;
@@ -56,7 +59,10 @@ impl Step {
     #[must_use]
     pub const fn node(self) -> usize {
         match self {
-            Self::Enter { node, .. } | Self::Prepare { node, .. } | Self::Commit { node, .. } | Self::Restart { node } => node as usize,
+            Self::Enter { node, .. }
+            | Self::Prepare { node, .. }
+            | Self::Commit { node, .. }
+            | Self::Restart { node } => node as usize,
         }
     }
 
@@ -66,12 +72,18 @@ impl Step {
         let current = votes.view[self.node()];
         match self {
             Self::Enter { view, executed, prepared, .. } => {
-                format!("{name} enters view {view} and reports: executed {executed}, prepared {prepared:?}")
+                format!(
+                    "{name} enters view {view} and reports: executed {executed}, prepared {prepared:?}"
+                )
             }
             Self::Prepare { sequence, digest, .. } => {
-                format!("{name} sends PREPARE for d{digest} at sequence {sequence} in view {current}")
+                format!(
+                    "{name} sends PREPARE for d{digest} at sequence {sequence} in view {current}"
+                )
             }
-            Self::Commit { sequence, digest, .. } => format!("{name} sends COMMIT for d{digest} at sequence {sequence} in view {current}"),
+            Self::Commit { sequence, digest, .. } => format!(
+                "{name} sends COMMIT for d{digest} at sequence {sequence} in view {current}"
+            ),
             Self::Restart { .. } => format!("{name} restarts and is in view 0 again"),
         }
     }
@@ -86,8 +98,16 @@ pub enum Values {
     Reconfig,
 }
 
-/// Collects every step that some honest node may take. `last` is the last sequence that this epoch may vote on.
-pub fn steps(votes: &Votes, committee: &Committee, values: Values, last: u8, mutation: Mutation, out: &mut Vec<Step>) {
+/// Collects every step that some honest node may take. `last` is the last sequence that this epoch
+/// may vote on.
+pub fn steps(
+    votes: &Votes,
+    committee: &Committee,
+    values: Values,
+    last: u8,
+    mutation: Mutation,
+    out: &mut Vec<Step>,
+) {
     for node in committee.nodes() {
         if votes.view[node] == LEFT {
             continue;
@@ -112,7 +132,8 @@ pub fn apply(votes: &Votes, step: Step) -> Votes {
             next.view[at] = view;
             execute(&mut next, at, executed);
             let sent = next.view_change_mut(at, view);
-            // Byte for byte the same ever after, also when the view was forgotten and is entered again.
+            // Byte for byte the same ever after, also when the view was forgotten and is entered
+            // again.
             if *sent == ViewChange::NONE {
                 *sent = ViewChange::new(executed, prepared);
             }
@@ -139,26 +160,47 @@ fn execute(votes: &mut Votes, node: usize, sequence: u8) {
     }
 }
 
-/// A VIEW-CHANGE reports the node's own lock or, as others may have shown it one, any certificate of a higher view.
-fn enter(votes: &Votes, committee: &Committee, node: usize, last: u8, mutation: Mutation, out: &mut Vec<Step>) {
+/// A VIEW-CHANGE reports the node's own lock or, as others may have shown it one, any certificate
+/// of a higher view.
+fn enter(
+    votes: &Votes,
+    committee: &Committee,
+    node: usize,
+    last: u8,
+    mutation: Mutation,
+    out: &mut Vec<Step>,
+) {
     let executable = votes.executable(committee).min(last - 1);
     for view in votes.view[node] + 1..committee.views {
         for executed in votes.executed[node]..=executable {
-            let mut report = |prepared| out.push(Step::Enter { node: node as u8, view, executed, prepared });
+            let mut report =
+                |prepared| out.push(Step::Enter { node: node as u8, view, executed, prepared });
             if mutation == Mutation::OmitLock {
                 report(Prepared::NONE);
                 continue;
             }
-            let lock = if executed == votes.executed[node] { votes.lock[node] } else { Prepared::NONE };
+            let lock =
+                if executed == votes.executed[node] { votes.lock[node] } else { Prepared::NONE };
             report(lock);
-            for certified_in in lock.get().map_or(0, |(view, _)| view + 1)..committee.certificates_below(view) {
-                bits(votes.prepared(committee, certified_in, executed + 1)).for_each(|digest| report(Prepared::new(certified_in, digest)));
+            for certified_in in
+                lock.get().map_or(0, |(view, _)| view + 1)..committee.certificates_below(view)
+            {
+                bits(votes.prepared(committee, certified_in, executed + 1))
+                    .for_each(|digest| report(Prepared::new(certified_in, digest)));
             }
         }
     }
 }
 
-fn prepare(votes: &Votes, committee: &Committee, node: usize, values: Values, last: u8, mutation: Mutation, out: &mut Vec<Step>) {
+fn prepare(
+    votes: &Votes,
+    committee: &Committee,
+    node: usize,
+    values: Values,
+    last: u8,
+    mutation: Mutation,
+    out: &mut Vec<Step>,
+) {
     let view = votes.view[node];
     let leader = committee.honest_leader(view);
     let executable = votes.executable(committee);
@@ -168,27 +210,42 @@ fn prepare(votes: &Votes, committee: &Committee, node: usize, values: Values, la
             continue;
         }
         let permitted = match leader {
-            // The leader's own NEW-VIEW is the one that makes followers active: what it proposed, they may vote for.
+            // The leader's own NEW-VIEW is the one that makes followers active: what it proposed,
+            // they may vote for.
             Some(leader) if leader != node => votes.prepares(leader, view, sequence),
             _ => proposable(votes, committee, node, view, sequence, values, mutation),
         };
-        bits(permitted & !voted).for_each(|digest| out.push(Step::Prepare { node: node as u8, sequence, digest }));
+        bits(permitted & !voted)
+            .for_each(|digest| out.push(Step::Prepare { node: node as u8, sequence, digest }));
     }
 }
 
-/// The digests that the leader of `view` can propose for `sequence` such that `node` votes for them.
-fn proposable(votes: &Votes, committee: &Committee, node: usize, view: u8, sequence: u8, values: Values, mutation: Mutation) -> u8 {
+/// The digests that the leader of `view` can propose for `sequence` such that `node` votes for
+/// them.
+fn proposable(
+    votes: &Votes,
+    committee: &Committee,
+    node: usize,
+    view: u8,
+    sequence: u8,
+    values: Values,
+    mutation: Mutation,
+) -> u8 {
     let second = match values {
         Values::Reconfig => true,
-        // An honest leader proposes once. Of a hostile one's proposals the first that is voted for is called the first.
+        // An honest leader proposes once. Of a hostile one's proposals the first that is voted for
+        // is called the first.
         Values::Alike => {
             let first = 1u8 << digest(view, 0);
-            committee.honest_leader(view).is_none() && committee.nodes().any(|other| votes.prepares(other, view, sequence) & first != 0)
+            committee.honest_leader(view).is_none()
+                && committee.nodes().any(|other| votes.prepares(other, view, sequence) & first != 0)
                 || mutation == Mutation::ForgetPrepare
         }
     };
-    let fresh = (0..if second { FRESH } else { 1 }).fold(0u8, |all, choice| all | 1 << digest(view, choice));
-    // View 0 needs no NEW-VIEW. Elsewhere, who voted on a lower sequence of this view has a NEW-VIEW that is behind.
+    let fresh = (0..if second { FRESH } else { 1 })
+        .fold(0u8, |all, choice| all | 1 << digest(view, choice));
+    // View 0 needs no NEW-VIEW. Elsewhere, who voted on a lower sequence of this view has a
+    // NEW-VIEW that is behind.
     if view == 0 || (1..sequence).any(|lower| votes.prepares(node, view, lower) != 0) {
         return fresh;
     }
@@ -201,8 +258,11 @@ fn proposable(votes: &Votes, committee: &Committee, node: usize, view: u8, seque
 fn commit(votes: &Votes, committee: &Committee, node: usize, out: &mut Vec<Step>) {
     let view = votes.view[node];
     for sequence in 1..=committee.sequences.min(votes.executed[node] + 1) {
-        let ready = votes.prepares(node, view, sequence) & votes.prepared(committee, view, sequence) & !votes.commits(node, view, sequence);
-        bits(ready).for_each(|digest| out.push(Step::Commit { node: node as u8, sequence, digest }));
+        let ready = votes.prepares(node, view, sequence)
+            & votes.prepared(committee, view, sequence)
+            & !votes.commits(node, view, sequence);
+        bits(ready)
+            .for_each(|digest| out.push(Step::Commit { node: node as u8, sequence, digest }));
     }
 }
 

@@ -1,14 +1,17 @@
 //! The model of view synchronisation: who wants which view, who heard it, and who enters.
 //!
-//! Four validators, one of them a liar who reports anything to anyone at any time. Of each peer a node keeps one want,
-//! the newest that it heard: its whole state is a view, a want and one want per peer, whatever liars send.
+//! Four validators, one of them a liar who reports anything to anyone at any time. Of each peer a
+//! node keeps one want, the newest that it heard: its whole state is a view, a want and one want
+//! per peer, whatever liars send.
 //!
-//! - Liars alone move nobody: a view is entered only when enough honest nodes wanted it or a higher one, and the first
+//! - Liars alone move nobody: a view is entered only when enough honest nodes wanted it or a higher
+//!   one, and the first
 //!   to want it had a reason of its own.
-//! - From every state honest nodes come to a common view once messages arrive ([`crate::convergence`]).
+//! - From every state honest nodes come to a common view once messages arrive
+//!   ([`crate::convergence`]).
 //!
-//! Reasons of its own come and go at each node at any time. The nodes differ in nothing, so states that differ by a
-//! permutation of them are one.
+//! Reasons of its own come and go at each node at any time. The nodes differ in nothing, so states
+//! that differ by a permutation of them are one.
 
 use crate::convergence::Convergence;
 use crate::mutation::Mutation;
@@ -46,7 +49,8 @@ pub struct SyncModel {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct State {
     nodes: [Node; NODES],
-    /// The highest view that an honest node wanted for a reason of its own. (Only the property reads it.)
+    /// The highest view that an honest node wanted for a reason of its own. (Only the property
+    /// reads it.)
     reasoned: u8,
 }
 
@@ -113,20 +117,32 @@ impl SyncModel {
     }
 
     fn peers(state: &State, node: usize) -> Vec<u8> {
-        (0..NODES).filter(|other| *other != node).map(|other| state.nodes[node].heard[other]).collect()
+        (0..NODES)
+            .filter(|other| *other != node)
+            .map(|other| state.nodes[node].heard[other])
+            .collect()
     }
 
-    /// What any of them could enter now, at least `quorum - liars` honest nodes wanted, or a higher view.
+    /// What any of them could enter now, at least `quorum - liars` honest nodes wanted, or a higher
+    /// view.
     fn wanted_by_enough(&self, state: &State) -> bool {
-        (0..NODES).filter(|node| self.wants.enterable(&Self::known(state, *node)).1 > state.nodes[*node].view).all(|node| {
-            let (_, view) = self.wants.enterable(&Self::known(state, node));
-            let wanted = state.nodes.iter().filter(|other| highest(other.reported) >= view).count();
-            wanted >= MEMBERS - 2 * self.wants.liars
-        })
+        (0..NODES)
+            .filter(|node| {
+                self.wants.enterable(&Self::known(state, *node)).1 > state.nodes[*node].view
+            })
+            .all(|node| {
+                let (_, view) = self.wants.enterable(&Self::known(state, node));
+                let wanted =
+                    state.nodes.iter().filter(|other| highest(other.reported) >= view).count();
+                wanted >= MEMBERS - 2 * self.wants.liars
+            })
     }
 
     fn reasoned(&self, state: &State) -> bool {
-        state.nodes.iter().all(|node| node.view <= state.reasoned && highest(node.reported) <= state.reasoned)
+        state
+            .nodes
+            .iter()
+            .all(|node| node.view <= state.reasoned && highest(node.reported) <= state.reasoned)
     }
 
     fn converges(&self, state: &State) -> bool {
@@ -142,9 +158,13 @@ const fn highest(set: u8) -> u8 {
 
 /// The least of the states that differ by a permutation of the nodes.
 fn representative(state: &State) -> State {
-    const ORDERS: [[usize; NODES]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    const ORDERS: [[usize; NODES]; 6] =
+        [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     let permuted = ORDERS.map(|order| {
-        let nodes = order.map(|node| Node { heard: order.map(|other| state.nodes[node].heard[other]), ..state.nodes[node] });
+        let nodes = order.map(|node| Node {
+            heard: order.map(|other| state.nodes[node].heard[other]),
+            ..state.nodes[node]
+        });
         State { nodes, reasoned: state.reasoned }
     });
     permuted.into_iter().min().unwrap_or(*state)
@@ -175,11 +195,15 @@ impl Model for SyncModel {
                     Reports::Newest => 1 << other.want,
                     Reports::Any => other.reported,
                 };
-                let news = (0..8).filter(|want| sent & (1 << want) != 0 && *want != node.heard[from]);
+                let news =
+                    (0..8).filter(|want| sent & (1 << want) != 0 && *want != node.heard[from]);
                 actions.extend(news.map(|want| Step::Hear { node: name, from: from as u8, want }));
             }
             let (low, high) = self.wants.enterable(&Self::known(state, index));
-            actions.extend((low.max(node.view + 1)..=high.min(self.last)).map(|view| Step::Enter { node: name, view }));
+            actions.extend(
+                (low.max(node.view + 1)..=high.min(self.last))
+                    .map(|view| Step::Enter { node: name, view }),
+            );
         }
     }
 
@@ -203,7 +227,9 @@ impl Model for SyncModel {
                 let node = &mut next.nodes[usize::from(node)];
                 want(node, node.view);
             }
-            Step::Hear { node, from, want } => next.nodes[usize::from(node)].heard[usize::from(from)] = want,
+            Step::Hear { node, from, want } => {
+                next.nodes[usize::from(node)].heard[usize::from(from)] = want
+            }
             Step::Enter { node, view } => {
                 let node = &mut next.nodes[usize::from(node)];
                 node.view = view;
@@ -215,8 +241,14 @@ impl Model for SyncModel {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::<Self>::always("a view is entered only if enough honest nodes wanted it", Self::wanted_by_enough),
-            Property::<Self>::always("the first to want a view had a reason of its own", Self::reasoned),
+            Property::<Self>::always(
+                "a view is entered only if enough honest nodes wanted it",
+                Self::wanted_by_enough,
+            ),
+            Property::<Self>::always(
+                "the first to want a view had a reason of its own",
+                Self::reasoned,
+            ),
             Property::<Self>::always("a common view can be reached", Self::converges),
         ]
     }
@@ -226,10 +258,18 @@ impl Narrate for SyncModel {
     fn narrate(&self, state: &State, step: &Step) -> String {
         let view = |node: u8| state.nodes[usize::from(node)].view;
         match *step {
-            Step::Suspect(node) => format!("{node} has a reason of its own and wants view {}", view(node) + 1),
-            Step::Follow(node) => format!("{node} follows the reports and wants view {}", view(node) + 1),
-            Step::Withdraw(node) => format!("{node} has no reason left and wants view {}", view(node)),
-            Step::Hear { node, from, want } => format!("{node} hears that {from} wants view {want}"),
+            Step::Suspect(node) => {
+                format!("{node} has a reason of its own and wants view {}", view(node) + 1)
+            }
+            Step::Follow(node) => {
+                format!("{node} follows the reports and wants view {}", view(node) + 1)
+            }
+            Step::Withdraw(node) => {
+                format!("{node} has no reason left and wants view {}", view(node))
+            }
+            Step::Hear { node, from, want } => {
+                format!("{node} hears that {from} wants view {want}")
+            }
             Step::Enter { node, view } => format!("{node} enters view {view}"),
         }
     }

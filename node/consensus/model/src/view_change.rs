@@ -1,8 +1,8 @@
 //! The model of votes, view changes and crashes: no two commit certificates of one sequence differ.
 //!
-//! Every position of the attacker is explored, so every role: leader of any view, or of none. A crash needs no step:
-//! all that a node keeps here is durable before it is sent, and what it loses (which NEW-VIEW it accepted, which
-//! messages reached it) it may get again.
+//! Every position of the attacker is explored, so every role: leader of any view, or of none. A
+//! crash needs no step: all that a node keeps here is durable before it is sent, and what it loses
+//! (which NEW-VIEW it accepted, which messages reached it) it may get again.
 
 use crate::mutation::Mutation;
 use crate::reduce::representative;
@@ -29,14 +29,17 @@ pub struct State {
 }
 
 impl ViewChangeModel {
-    /// `members` validators of whom as many lie as one may assume (one of three, too), over so many views and
-    /// sequences. Every choice of who lies is explored.
+    /// `members` validators of whom as many lie as one may assume (one of three, too), over so many
+    /// views and sequences. Every choice of who lies is explored.
     #[must_use]
     pub fn new(members: u8, views: u8, sequences: u8, mutation: Mutation) -> Self {
         let faulty = ((members - 1) / 3).max(1);
         let choices = (0..1u16 << members).filter(|set| set.count_ones() == u32::from(faulty));
-        let positions = choices.map(|set| (0..members).filter(|member| set & (1 << member) != 0).collect::<Vec<_>>());
-        let committees = positions.map(|hostile| Committee::new(members, &hostile, 0, views, sequences)).collect();
+        let positions = choices
+            .map(|set| (0..members).filter(|member| set & (1 << member) != 0).collect::<Vec<_>>());
+        let committees = positions
+            .map(|hostile| Committee::new(members, &hostile, 0, views, sequences))
+            .collect();
         Self { committees, mutation, reduced: !mutation.forgets() }
     }
 
@@ -71,7 +74,9 @@ impl Model for ViewChangeModel {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        (0..self.committees.len()).map(|case| State { case: case as u8, votes: Votes::default() }).collect()
+        (0..self.committees.len())
+            .map(|case| State { case: case as u8, votes: Votes::default() })
+            .collect()
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Step>) {
@@ -88,9 +93,14 @@ impl Model for ViewChangeModel {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = vec![Property::<Self>::always("agreement", |model, state| state.votes.agree(model.committee(state)))];
+        let mut properties = vec![Property::<Self>::always("agreement", |model, state| {
+            state.votes.agree(model.committee(state))
+        })];
         if self.mutation == Mutation::None {
-            properties.push(Property::sometimes("the last sequence is decided in the last view", Self::decided_in_last_view));
+            properties.push(Property::sometimes(
+                "the last sequence is decided in the last view",
+                Self::decided_in_last_view,
+            ));
         }
         properties
     }

@@ -1,9 +1,9 @@
 //! The votes of one epoch: what honest nodes signed, and what follows from it.
 //!
-//! Rule: nothing is ever taken back. The network is the set of all signed objects; each may reach anyone at any later
-//! time, or never, so loss, duplicates, delay and reordering need no actions of their own. A certificate is a predicate
-//! over that set. Hostile members sign everything at any time, so their votes are never stored: a certificate needs
-//! [`Committee::need`] honest votes.
+//! Rule: nothing is ever taken back. The network is the set of all signed objects; each may reach
+//! anyone at any later time, or never, so loss, duplicates, delay and reordering need no actions of
+//! their own. A certificate is a predicate over that set. Hostile members sign everything at any
+//! time, so their votes are never stored: a certificate needs [`Committee::need`] honest votes.
 
 /// Honest members of a committee at most.
 pub const HONEST: usize = 5;
@@ -17,7 +17,8 @@ pub const LEFT: u8 = VIEWS as u8;
 /// Digests that a hostile leader may propose afresh for one sequence of its view.
 pub const FRESH: u8 = 2;
 
-/// The digest that `origin` proposed afresh as its `choice`-th. Its number is its bit in a set of digests.
+/// The digest that `origin` proposed afresh as its `choice`-th. Its number is its bit in a set of
+/// digests.
 #[must_use]
 pub const fn digest(origin: u8, choice: u8) -> u8 {
     origin * FRESH + choice
@@ -29,7 +30,8 @@ pub const fn origin(digest: u8) -> u8 {
     digest / FRESH
 }
 
-/// A prepared certificate, by its content: view and digest. Zero is none; a higher view compares as greater.
+/// A prepared certificate, by its content: view and digest. Zero is none; a higher view compares as
+/// greater.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Prepared(u8);
 
@@ -59,9 +61,11 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
-/// The head of a VIEW-CHANGE: the executed sequence and the prepared certificate of the next one. Zero is "not sent".
+/// The head of a VIEW-CHANGE: the executed sequence and the prepared certificate of the next one.
+/// Zero is "not sent".
 ///
-/// The chain hash needs no field: agreement, checked in every state, leaves one chain for each executed sequence.
+/// The chain hash needs no field: agreement, checked in every state, leaves one chain for each
+/// executed sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ViewChange(u8);
 
@@ -118,7 +122,16 @@ impl Committee {
     pub fn new(members: u8, hostile: &[u8], first: u8, views: u8, sequences: u8) -> Self {
         let quorum = members - (members - 1) / 3;
         let honest: Vec<u8> = (0..members).filter(|position| !hostile.contains(position)).collect();
-        Self { members, quorum, first, hostile: members - honest.len() as u8, honest, views, sequences, any_certificate: true }
+        Self {
+            members,
+            quorum,
+            first,
+            hostile: members - honest.len() as u8,
+            honest,
+            views,
+            sequences,
+            any_certificate: true,
+        }
     }
 
     /// Honest votes without which no certificate exists.
@@ -146,14 +159,16 @@ impl Committee {
     }
 }
 
-/// What honest nodes signed in one epoch, and what they hold durably. Certificates and activity follow from it.
+/// What honest nodes signed in one epoch, and what they hold durably. Certificates and activity
+/// follow from it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Votes {
     /// The view that each node entered; [`LEFT`] when the epoch is over for it.
     pub view: [u8; HONEST],
     /// The executed sequence that each node made durable.
     pub executed: [u8; HONEST],
-    /// The prepared certificate of `executed + 1` of the highest view in which the node sent COMMIT.
+    /// The prepared certificate of `executed + 1` of the highest view in which the node sent
+    /// COMMIT.
     pub lock: [Prepared; HONEST],
     prepares: [u8; HONEST * VIEWS * SEQUENCES],
     commits: [u8; HONEST * VIEWS * SEQUENCES],
@@ -178,7 +193,8 @@ impl Default for Votes {
 }
 
 impl Votes {
-    /// The digests that `node` prepared: a set of bits, with more than one only if it forgot a vote.
+    /// The digests that `node` prepared: a set of bits, with more than one only if it forgot a
+    /// vote.
     #[must_use]
     pub const fn prepares(&self, node: usize, view: u8, sequence: u8) -> u8 {
         self.prepares[slot(node, view, sequence)]
@@ -232,13 +248,16 @@ impl Votes {
     /// The sequence up to which certificates let anyone execute.
     #[must_use]
     pub fn executable(&self, committee: &Committee) -> u8 {
-        (1..=committee.sequences).take_while(|sequence| self.committed(committee, *sequence) != 0).count() as u8
+        (1..=committee.sequences)
+            .take_while(|sequence| self.committed(committee, *sequence) != 0)
+            .count() as u8
     }
 
     /// No sequence has commit certificates of two digests.
     #[must_use]
     pub fn agree(&self, committee: &Committee) -> bool {
-        (1..=committee.sequences).all(|sequence| self.committed(committee, sequence).count_ones() <= 1)
+        (1..=committee.sequences)
+            .all(|sequence| self.committed(committee, sequence).count_ones() <= 1)
     }
 }
 
@@ -246,7 +265,10 @@ impl Votes {
 fn reached(committee: &Committee, vote: impl Fn(usize) -> u8) -> u8 {
     let named = committee.nodes().fold(0, |all, node| all | vote(node));
     bits(named)
-        .filter(|digest| committee.nodes().filter(|node| vote(*node) & (1 << digest) != 0).count() as u32 >= committee.need())
+        .filter(|digest| {
+            committee.nodes().filter(|node| vote(*node) & (1 << digest) != 0).count() as u32
+                >= committee.need()
+        })
         .fold(0, |all, digest| all | 1 << digest)
 }
 

@@ -1,8 +1,9 @@
-//! The arithmetic of wants: when reports of others are a reason, and which view they let a node enter.
+//! The arithmetic of wants: when reports of others are a reason, and which view they let a node
+//! enter.
 //!
-//! Rule: what a liar reports is never stored. It may be anything, to each node something else, so every rule is
-//! evaluated for the lowest and the highest lie; as the k-th largest of a list grows by steps of its members, every
-//! view between the two results is possible, too.
+//! Rule: what a liar reports is never stored. It may be anything, to each node something else, so
+//! every rule is evaluated for the lowest and the highest lie; as the k-th largest of a list grows
+//! by steps of its members, every view between the two results is possible, too.
 
 use crate::mutation::Mutation;
 
@@ -36,8 +37,8 @@ impl Wants {
         Self { liars, enter, follow }
     }
 
-    /// The lowest and the highest view that a node can find wanted by enough, itself included. `wants` are those of
-    /// the honest nodes, as far as the node heard.
+    /// The lowest and the highest view that a node can find wanted by enough, itself included.
+    /// `wants` are those of the honest nodes, as far as the node heard.
     #[must_use]
     pub fn enterable(&self, wants: &[u8]) -> (u8, u8) {
         (self.largest(wants, self.enter, 0), self.largest(wants, self.enter, HIGHEST))

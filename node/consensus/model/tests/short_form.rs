@@ -1,7 +1,7 @@
 //! The short form: the protocol holds in it, and every rule that is taken away is missed.
 //!
-//! The counts of distinct states are part of the check. A change of the model that makes it explore less, or more, has
-//! to say so here.
+//! The counts of distinct states are part of the check. A change of the model that makes it explore
+//! less, or more, has to say so here.
 
 use cretoai_consensus_model::runs::{Form, mutations, protocol};
 
@@ -26,8 +26,15 @@ fn holds(model: &str) {
     for (run, (_, configuration, distinct)) in runs.iter().zip(expected) {
         let outcome = run.run(1);
         assert_eq!(&run.configuration, configuration);
-        assert!(outcome.holds(), "{model}, {configuration}: {outcome}; {:#?}", outcome.counterexamples);
-        assert_eq!(outcome.unique, *distinct, "{model}, {configuration}: another number of distinct states");
+        assert!(
+            outcome.holds(),
+            "{model}, {configuration}: {outcome}; {:#?}",
+            outcome.counterexamples
+        );
+        assert_eq!(
+            outcome.unique, *distinct,
+            "{model}, {configuration}: another number of distinct states"
+        );
     }
 }
 
@@ -73,13 +80,24 @@ fn the_rules_of_view_changes_are_needed() {
 
 #[test]
 fn the_rules_of_synchronisation_are_needed() {
-    fails("synchronisation", &[("entering at w instead of q", 1), ("one report is a reason", 1), ("reports are never a reason", 6)]);
+    fails(
+        "synchronisation",
+        &[
+            ("entering at w instead of q", 1),
+            ("one report is a reason", 1),
+            ("reports are never a reason", 6),
+        ],
+    );
 }
 
 #[test]
 fn the_rules_of_epochs_are_needed() {
     fails(
         "epoch change",
-        &[("votes of the old epoch count in the new", 11), ("voting past a RECONFIG", 6), ("a prepared RECONFIG opens the epoch", 12)],
+        &[
+            ("votes of the old epoch count in the new", 11),
+            ("voting past a RECONFIG", 6),
+            ("a prepared RECONFIG opens the epoch", 12),
+        ],
     );
 }

@@ -1,11 +1,14 @@
-//! The admin: holds the key that signs reconfigurations, prepares the machines for them, and orders one after the other.
-//! An order that came too late is made anew for the next epoch.
+//! The admin: holds the key that signs reconfigurations, prepares the machines for them, and orders
+//! one after the other. An order that came too late is made anew for the next epoch.
 
 use crate::{
     crypto::{SimKey, admin_key, member_key, member_name},
     scenario::Change,
 };
-use cretoai_consensus::{Change as Step, Epoch, Hash, NodeId, Parameters, Ready, Reconfig, Sequence, SignedReconfig, Signer, Validators};
+use cretoai_consensus::{
+    Change as Step, Epoch, Hash, NodeId, Parameters, Ready, Reconfig, Sequence, SignedReconfig,
+    Signer, Validators,
+};
 use std::collections::VecDeque;
 
 /// An order that is on its way.
@@ -73,14 +76,25 @@ impl Admin {
 
     /// An order that can never be executed any more is made anew.
     pub fn expire(&mut self, chain_time_ms: u64) {
-        if let Some(issued) = self.issued.take_if(|issued| issued.order.reconfig.valid_until_ms < chain_time_ms) {
+        if let Some(issued) =
+            self.issued.take_if(|issued| issued.order.reconfig.valid_until_ms < chain_time_ms)
+        {
             self.plan.push_front(issued.change);
         }
     }
 
     /// Signs an order for an epoch.
-    pub fn issue(&mut self, change: Change, step: Step, sign: &Signing, chain_id: Hash, epoch: Epoch, time_ms: u64) {
-        let reconfig = Reconfig { epoch, valid_until_ms: time_ms + 60_000, change: step, ready: sign.ready };
+    pub fn issue(
+        &mut self,
+        change: Change,
+        step: Step,
+        sign: &Signing,
+        chain_id: Hash,
+        epoch: Epoch,
+        time_ms: u64,
+    ) {
+        let reconfig =
+            Reconfig { epoch, valid_until_ms: time_ms + 60_000, change: step, ready: sign.ready };
         let message = reconfig.signing_message(chain_id);
         let new_key = sign.new.as_ref().map(|key| key.sign(&reconfig.possession_message(chain_id)));
         let order = SignedReconfig {
@@ -112,7 +126,9 @@ pub struct Signing {
 
 fn is_done(step: &Step, validators: &Validators) -> bool {
     match step {
-        Step::Add { key, .. } | Step::Rotate { key, .. } | Step::Replace { key, .. } => validators.by_key(key).is_some(),
+        Step::Add { key, .. } | Step::Rotate { key, .. } | Step::Replace { key, .. } => {
+            validators.by_key(key).is_some()
+        }
         Step::Remove { id } => validators.member(*id).is_none(),
         Step::RotateAdmin { key } => validators.admin_key == *key,
         Step::SetParameters(parameters) => validators.parameters == *parameters,
@@ -121,7 +137,13 @@ fn is_done(step: &Step, validators: &Validators) -> bool {
 
 /// What a change is on the chain, for a machine with this next key.
 #[must_use]
-pub fn step_of(change: Change, validators: &Validators, leader: NodeId, admin: &Admin, next_generation: u32) -> Step {
+pub fn step_of(
+    change: Change,
+    validators: &Validators,
+    leader: NodeId,
+    admin: &Admin,
+    next_generation: u32,
+) -> Step {
     let key = |node: NodeId| member_key(node.0 as usize, next_generation).public_key().clone();
     match change {
         Change::Add => Step::Add {
@@ -136,7 +158,11 @@ pub fn step_of(change: Change, validators: &Validators, leader: NodeId, admin: &
         Change::SetParameters => {
             let old = validators.parameters;
             let checkpoint_interval = if old.checkpoint_interval == 8 { 4 } else { 8 };
-            Step::SetParameters(Parameters { checkpoint_interval, window: checkpoint_interval * 4, ..old })
+            Step::SetParameters(Parameters {
+                checkpoint_interval,
+                window: checkpoint_interval * 4,
+                ..old
+            })
         }
     }
 }

@@ -1,7 +1,10 @@
-//! Signatures that cost a hash: BLAKE3 keyed with what names the key, padded to the size of the real ones. Anyone could
-//! forge them; the simulated attackers only sign with their own keys, as nobody can forge the real ones.
+//! Signatures that cost a hash: BLAKE3 keyed with what names the key, padded to the size of the
+//! real ones. Anyone could forge them; the simulated attackers only sign with their own keys, as
+//! nobody can forge the real ones.
 
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Hash, Parameters, PublicKey, Signature, Signer, Verifier};
+use cretoai_consensus::{
+    FaultModel, Genesis, GenesisMember, Hash, Parameters, PublicKey, Signature, Signer, Verifier,
+};
 
 const TAG: usize = 32;
 
@@ -63,7 +66,12 @@ pub fn admin_key(generation: u32) -> SimKey {
 
 /// A genesis for `n` members.
 #[must_use]
-pub fn genesis(n: usize, fault_model: FaultModel, parameters: Parameters, created_ms: u64) -> Genesis {
+pub fn genesis(
+    n: usize,
+    fault_model: FaultModel,
+    parameters: Parameters,
+    created_ms: u64,
+) -> Genesis {
     let uid = "6ad1f6a5-simulated";
     let members = (0..n)
         .map(|index| {
@@ -73,7 +81,14 @@ pub fn genesis(n: usize, fault_model: FaultModel, parameters: Parameters, create
             GenesisMember { name, key: key.public_key().clone(), proof }
         })
         .collect();
-    Genesis { cluster_uid: uid.into(), admin_key: admin_key(0).public_key().clone(), members, fault_model, parameters, created_ms }
+    Genesis {
+        cluster_uid: uid.into(),
+        admin_key: admin_key(0).public_key().clone(),
+        members,
+        fault_model,
+        parameters,
+        created_ms,
+    }
 }
 
 /// What people call a machine.

@@ -1,11 +1,12 @@
-//! A node's disk and the store on it. What is written is visible at once and survives a killed process; a power loss
-//! keeps only what an fsync covered and any prefix of the batches after it. A batch is whole or not there. Restart and
-//! fetches answer as the node's RocksDB store does.
+//! A node's disk and the store on it. What is written is visible at once and survives a killed
+//! process; a power loss keeps only what an fsync covered and any prefix of the batches after it. A
+//! batch is whole or not there. Restart and fetches answer as the node's RocksDB store does.
 
 use cretoai_consensus::{ChainState, Opening};
 use cretoai_consensus::{
-    CheckedVertex, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message,
-    NewView, NodeId, Outcome, Phase, Prepared, Proof, Proposal, REMEMBERED_MS, Sequence, Tip, Validators, ViewChange, Vote, encode,
+    CheckedVertex, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Height,
+    MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NewView, NodeId, Outcome, Phase,
+    Prepared, Proof, Proposal, REMEMBERED_MS, Sequence, Tip, Validators, ViewChange, Vote, encode,
     engine::{Execution, Mark, Recovered, Remembered, Write},
 };
 use std::{
@@ -22,7 +23,8 @@ pub enum DiskFault {
     ForgetsPrepared,
     /// Gives no view back after a restart.
     ForgetsView,
-    /// Gives no executed payload back after a restart: the window of ids that guards against a second execution is empty.
+    /// Gives no executed payload back after a restart: the window of ids that guards against a
+    /// second execution is empty.
     ForgetsRecentPayloads,
     /// Gives no undecided vertex back after a restart.
     ForgetsVertices,
@@ -30,8 +32,13 @@ pub enum DiskFault {
 
 impl DiskFault {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::IgnoresFsync, Self::ForgetsPrepared, Self::ForgetsView, Self::ForgetsRecentPayloads, Self::ForgetsVertices];
+    pub const ALL: [Self; 5] = [
+        Self::IgnoresFsync,
+        Self::ForgetsPrepared,
+        Self::ForgetsView,
+        Self::ForgetsRecentPayloads,
+        Self::ForgetsVertices,
+    ];
 }
 
 #[derive(Clone, Debug)]
@@ -68,7 +75,10 @@ impl Content {
     fn apply(&mut self, write: &Write) {
         match write {
             Write::Vertex(vertex) => {
-                let slot = self.vertices.entry((vertex.header().author, vertex.header().height)).or_default();
+                let slot = self
+                    .vertices
+                    .entry((vertex.header().author, vertex.header().height))
+                    .or_default();
                 if slot.iter().all(|known| known.id() != vertex.id()) {
                     slot.push(Arc::clone(vertex));
                 }
@@ -77,7 +87,11 @@ impl Content {
                 if proposed.is_some() {
                     self.proposed.clone_from(proposed);
                 }
-                let slot = if vote.ballot.phase == Phase::Commit { &mut self.commit } else { &mut self.prepare };
+                let slot = if vote.ballot.phase == Phase::Commit {
+                    &mut self.commit
+                } else {
+                    &mut self.prepare
+                };
                 *slot = Some(vote.clone());
             }
             Write::Prepared(prepared) => self.prepared = Some(prepared.clone()),
@@ -107,8 +121,12 @@ impl Content {
             Write::Epoch { certificate, validators, state } => {
                 self.ends.insert(certificate.state.epoch, Arc::clone(certificate));
                 self.checkpoints.insert(certificate.state.sequence, Arc::clone(certificate));
-                self.opened.insert(validators.epoch, Opened { validators: Arc::clone(validators), state: (**state).clone() });
-                (self.proposed, self.prepare, self.commit, self.prepared) = (None, None, None, None);
+                self.opened.insert(
+                    validators.epoch,
+                    Opened { validators: Arc::clone(validators), state: (**state).clone() },
+                );
+                (self.proposed, self.prepare, self.commit, self.prepared) =
+                    (None, None, None, None);
                 (self.view_change, self.new_view) = (None, None);
             }
             Write::Mark(mark) => self.mark = *mark,
@@ -131,7 +149,8 @@ impl Content {
                 *slot = None;
             }
         }
-        if self.prepared.as_ref().is_some_and(|prepared| prepared.certificate.sequence <= sequence) {
+        if self.prepared.as_ref().is_some_and(|prepared| prepared.certificate.sequence <= sequence)
+        {
             self.prepared = None;
         }
     }
@@ -140,7 +159,12 @@ impl Content {
         if let Some(certificate) = self.checkpoints.get(&sequence) {
             return Some(Proof::Checkpoint((**certificate).clone()));
         }
-        let with_decision = || self.committed.contains(&sequence).then(|| self.executions.get(&sequence)?.proof.clone()).flatten();
+        let with_decision = || {
+            self.committed
+                .contains(&sequence)
+                .then(|| self.executions.get(&sequence)?.proof.clone())
+                .flatten()
+        };
         self.learnt.get(&sequence).cloned().or_else(with_decision)
     }
 
@@ -213,15 +237,20 @@ impl Disk {
         if let Some((epoch, opened)) = content.opened.last_key_value() {
             let before = Epoch(epoch.0 - 1);
             let genesis_validators = Arc::clone(&recovered.validators);
-            recovered.previous =
-                if before == Epoch(0) { Some(genesis_validators) } else { content.opened.get(&before).map(|o| Arc::clone(&o.validators)) };
+            recovered.previous = if before == Epoch(0) {
+                Some(genesis_validators)
+            } else {
+                content.opened.get(&before).map(|o| Arc::clone(&o.validators))
+            };
             recovered.validators = Arc::clone(&opened.validators);
             recovered.state = opened.state.clone();
-            recovered.opening = Opening { sequence: opened.state.sequence, chain_hash: opened.state.chain_hash };
+            recovered.opening =
+                Opening { sequence: opened.state.sequence, chain_hash: opened.state.chain_hash };
             recovered.opened_by = content.ends.get(&before).cloned();
         }
         let epoch = recovered.validators.epoch;
-        let of_epoch = || content.executions.values().rev().take_while(|execution| execution.epoch == epoch);
+        let of_epoch =
+            || content.executions.values().rev().take_while(|execution| execution.epoch == epoch);
         if let Some(newest) = of_epoch().next() {
             recovered.state = newest.state.clone();
             recovered.successor.clone_from(&newest.successor);
@@ -230,11 +259,15 @@ impl Disk {
             let sequence = execution.record.proposal.sequence;
             Some((sequence, execution.chain_hash, content.proof(sequence)?))
         });
-        recovered.view_change = content.view_change.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
-        recovered.new_view = content.new_view.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
-        recovered.prepared = content.prepared.clone().filter(|_| self.fault != Some(DiskFault::ForgetsPrepared));
+        recovered.view_change =
+            content.view_change.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
+        recovered.new_view =
+            content.new_view.clone().filter(|_| self.fault != Some(DiskFault::ForgetsView));
+        recovered.prepared =
+            content.prepared.clone().filter(|_| self.fault != Some(DiskFault::ForgetsPrepared));
         recovered.proposal.clone_from(&content.proposed);
-        recovered.votes = [&content.prepare, &content.commit].into_iter().flatten().cloned().collect();
+        recovered.votes =
+            [&content.prepare, &content.commit].into_iter().flatten().cloned().collect();
         recovered.mark = content.mark;
         recovered.stale = content.stale;
         recovered.checkpoint.clone_from(&content.checkpoint);
@@ -252,12 +285,17 @@ impl Disk {
     /// Every branch of every lane at or above its decided tip, by height.
     fn undecided(content: &Content, recovered: &Recovered) -> Vec<Arc<CheckedVertex>> {
         let epoch = recovered.validators.epoch;
-        let tips: BTreeMap<NodeId, Tip> = recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
+        let tips: BTreeMap<NodeId, Tip> =
+            recovered.validators.ids().zip(recovered.state.tips.iter().copied()).collect();
         let above = |v: &&Arc<CheckedVertex>| {
             let header = v.header();
-            header.epoch == epoch && tips.get(&header.author).is_some_and(|tip| header.height > tip.height || v.tip() == *tip)
+            header.epoch == epoch
+                && tips
+                    .get(&header.author)
+                    .is_some_and(|tip| header.height > tip.height || v.tip() == *tip)
         };
-        let mut vertices: Vec<_> = content.vertices.values().flatten().filter(above).cloned().collect();
+        let mut vertices: Vec<_> =
+            content.vertices.values().flatten().filter(above).cloned().collect();
         vertices.sort_by_key(|vertex| vertex.header().height);
         vertices
     }
@@ -265,24 +303,33 @@ impl Disk {
     /// What a node sealed in older epochs and no sequence decided, by height.
     fn left_behind(content: &Content, own: NodeId, epoch: Epoch) -> Vec<Arc<CheckedVertex>> {
         let slots = content.vertices.range((own, Height(0))..=(own, Height(u64::MAX)));
-        let older: Vec<_> = slots.flat_map(|(_, slot)| slot).filter(|vertex| vertex.header().epoch < epoch).cloned().collect();
+        let older: Vec<_> = slots
+            .flat_map(|(_, slot)| slot)
+            .filter(|vertex| vertex.header().epoch < epoch)
+            .cloned()
+            .collect();
         if older.is_empty() {
             return older;
         }
-        let decided: BTreeSet<Hash> = content.executions.values().flat_map(|e| e.record.vertices.iter().copied()).collect();
+        let decided: BTreeSet<Hash> =
+            content.executions.values().flat_map(|e| e.record.vertices.iter().copied()).collect();
         older.into_iter().filter(|vertex| !decided.contains(&vertex.id())).collect()
     }
 
     fn recent(content: &Content, time_ms: u64) -> Vec<Remembered> {
-        let lately = |execution: &&Arc<Execution>| execution.record.proposal.time_ms + REMEMBERED_MS >= time_ms;
+        let lately = |execution: &&Arc<Execution>| {
+            execution.record.proposal.time_ms + REMEMBERED_MS >= time_ms
+        };
         let executions = content.executions.values().rev().take_while(lately);
-        let vertices = executions.flat_map(|execution| execution.vertices.iter().map(move |(v, outcomes)| (execution, v, outcomes)));
+        let vertices = executions.flat_map(|execution| {
+            execution.vertices.iter().map(move |(v, outcomes)| (execution, v, outcomes))
+        });
         vertices
             .flat_map(|(execution, vertex, outcomes)| {
-                let executed = vertex
-                    .payloads()
-                    .zip(outcomes)
-                    .filter(|((_, payload), outcome)| **outcome == Outcome::Executed && payload.valid_until_ms / 1_000 >= time_ms / 1_000);
+                let executed = vertex.payloads().zip(outcomes).filter(|((_, payload), outcome)| {
+                    **outcome == Outcome::Executed
+                        && payload.valid_until_ms / 1_000 >= time_ms / 1_000
+                });
                 executed.map(move |((id, payload), _)| Remembered {
                     author: vertex.header().author,
                     id,
@@ -295,14 +342,21 @@ impl Disk {
 
     // ---- what the checks ask
 
-    /// Whether a vote that leaves now would be known after a power loss: itself, or what made it needless.
+    /// Whether a vote that leaves now would be known after a power loss: itself, or what made it
+    /// needless.
     #[must_use]
     pub fn holds_vote(&self, vote: &Vote) -> bool {
         let content = &self.durable;
-        let slot = if vote.ballot.phase == Phase::Commit { &content.commit } else { &content.prepare };
+        let slot =
+            if vote.ballot.phase == Phase::Commit { &content.commit } else { &content.prepare };
         let place = |vote: &Vote| (vote.ballot.epoch, vote.ballot.sequence, vote.ballot.view);
-        let decided = content.newest().is_some_and(|newest| newest.record.proposal.sequence >= vote.ballot.sequence);
-        decided || slot.as_ref().is_some_and(|known| known.ballot == vote.ballot || place(known) > place(vote))
+        let decided = content
+            .newest()
+            .is_some_and(|newest| newest.record.proposal.sequence >= vote.ballot.sequence);
+        decided
+            || slot
+                .as_ref()
+                .is_some_and(|known| known.ballot == vote.ballot || place(known) > place(vote))
     }
 
     /// Whether the prepared certificate of a COMMIT is durable here, or its decision is.
@@ -310,9 +364,16 @@ impl Disk {
     pub fn holds_prepared_of(&self, commit: &Vote) -> bool {
         let content = &self.durable;
         let place = (commit.ballot.view, commit.ballot.sequence, commit.ballot.digest);
-        let decided = content.newest().is_some_and(|newest| newest.record.proposal.sequence >= commit.ballot.sequence);
-        let of = |prepared: &Prepared| (prepared.certificate.view, prepared.certificate.sequence, prepared.certificate.digest);
-        decided || content.prepared.as_ref().is_some_and(|prepared| of(prepared) == place || prepared.certificate.view > commit.ballot.view)
+        let decided = content
+            .newest()
+            .is_some_and(|newest| newest.record.proposal.sequence >= commit.ballot.sequence);
+        let of = |prepared: &Prepared| {
+            (prepared.certificate.view, prepared.certificate.sequence, prepared.certificate.digest)
+        };
+        decided
+            || content.prepared.as_ref().is_some_and(|prepared| {
+                of(prepared) == place || prepared.certificate.view > commit.ballot.view
+            })
     }
 
     /// Whether a lane is durable here up to a tip.
@@ -322,7 +383,11 @@ impl Disk {
     }
 
     fn vertex(&self, author: NodeId, tip: Tip) -> Option<&Arc<CheckedVertex>> {
-        self.durable.vertices.get(&(author, tip.height))?.iter().find(|vertex| vertex.id() == tip.id)
+        self.durable
+            .vertices
+            .get(&(author, tip.height))?
+            .iter()
+            .find(|vertex| vertex.id() == tip.id)
     }
 
     /// Whether the durable vertices show that `tip` is `ancestor` or stands on it.
@@ -369,7 +434,11 @@ impl Disk {
     /// The decisions above a sequence.
     #[must_use]
     pub fn executions_above(&self, sequence: Sequence) -> Vec<Arc<Execution>> {
-        self.visible.executions.range(sequence.next()..).map(|(_, execution)| Arc::clone(execution)).collect()
+        self.visible
+            .executions
+            .range(sequence.next()..)
+            .map(|(_, execution)| Arc::clone(execution))
+            .collect()
     }
 
     /// The chain hash of a decision, if it is here.
@@ -390,11 +459,14 @@ impl Disk {
     #[must_use]
     pub fn answer(&self, request: &Message) -> Vec<Message> {
         match request {
-            Message::FetchRecords { epoch, from } => self.records(*epoch, *from).into_iter().collect(),
+            Message::FetchRecords { epoch, from } => {
+                self.records(*epoch, *from).into_iter().collect()
+            }
             Message::FetchLane { author, above, up_to } => {
                 let last = up_to.0.min(above.0.saturating_add(MAX_FETCHED_VERTICES));
                 let heights = above.0.saturating_add(1)..=last;
-                let slots = heights.map_while(|height| self.visible.vertices.get(&(*author, Height(height))));
+                let slots = heights
+                    .map_while(|height| self.visible.vertices.get(&(*author, Height(height))));
                 let vertices = slots.flatten().take(MAX_FETCHED_VERTICES as usize);
                 vertices.map(|v| Message::Fetched(Arc::new(v.vertex().clone()))).collect()
             }
@@ -408,7 +480,9 @@ impl Disk {
             return Some(Message::Stable(Arc::clone(end)));
         }
         let (mut records, mut bytes, mut answer) = (Vec::new(), 0, None);
-        for (expected, (sequence, execution)) in (from.0..).zip(content.executions.range(from..)).take(MAX_RECORDS) {
+        for (expected, (sequence, execution)) in
+            (from.0..).zip(content.executions.range(from..)).take(MAX_RECORDS)
+        {
             if sequence.0 != expected || execution.epoch != epoch {
                 break;
             }

@@ -1,5 +1,6 @@
-//! A deterministic simulator of whole clusters, driven from one seed: engines, virtual time, a network, disks, clocks and
-//! processes that misbehave, up to f attackers, reconfigurations, and checks after every step.
+//! A deterministic simulator of whole clusters, driven from one seed: engines, virtual time, a
+//! network, disks, clocks and processes that misbehave, up to f attackers, reconfigurations, and
+//! checks after every step.
 //!
 //! | part | what it is |
 //! |---|---|
@@ -17,7 +18,12 @@
 //!
 //! Equal seeds give equal runs. A failing seed prints one command that replays it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a simulator that is wrong must stop, loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a simulator that is wrong must stop, loudly"
+)]
 
 pub mod admin;
 pub mod byzantine;

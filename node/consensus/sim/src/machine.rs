@@ -31,7 +31,8 @@ pub struct Machine {
     pub backup: Option<Box<(Disk, Vec<u32>)>>,
     /// What it does with its messages, if it is not honest.
     pub attacker: Option<Attacker>,
-    /// Its volume was restored from an older copy, and nobody replaced its key yet: it may contradict itself.
+    /// Its volume was restored from an older copy, and nobody replaced its key yet: it may
+    /// contradict itself.
     pub suspect: bool,
     /// Generations of the keys that it has.
     pub keys: Vec<u32>,
@@ -63,7 +64,13 @@ pub struct Machine {
 impl Machine {
     /// A machine that has not started yet.
     #[must_use]
-    pub fn new(index: usize, own: NodeId, disk: Disk, attacker: Option<Attacker>, skew_ms: i64) -> Self {
+    pub fn new(
+        index: usize,
+        own: NodeId,
+        disk: Disk,
+        attacker: Option<Attacker>,
+        skew_ms: i64,
+    ) -> Self {
         Self {
             own,
             index,
@@ -111,7 +118,11 @@ impl Machine {
         let recovered = self.disk.recover(genesis, self.own);
         let config = Config {
             chain_id: genesis.chain_id(),
-            signers: self.signers().into_iter().map(|key| Arc::new(key) as Arc<dyn Signer>).collect(),
+            signers: self
+                .signers()
+                .into_iter()
+                .map(|key| Arc::new(key) as Arc<dyn Signer>)
+                .collect(),
             verifier: Arc::new(SimVerifier),
             timing,
             limits: LIMITS,
@@ -135,7 +146,10 @@ impl Machine {
     /// What its clocks show.
     #[must_use]
     pub const fn now(&self, micros: u64) -> Now {
-        Now { at: Duration::from_micros(micros - self.began), wall_ms: (BEGINNING_MS + micros / 1000).saturating_add_signed(self.skew_ms) }
+        Now {
+            at: Duration::from_micros(micros - self.began),
+            wall_ms: (BEGINNING_MS + micros / 1000).saturating_add_signed(self.skew_ms),
+        }
     }
 
     /// The simulated time of a time that the engine named.

@@ -56,7 +56,8 @@ enum Verb {
         #[arg(long, default_value_t = 2)]
         rounds: usize,
     },
-    /// Measures how long nothing is decided when one node after the other is killed or cut off, and comes back.
+    /// Measures how long nothing is decided when one node after the other is killed or cut off, and
+    /// comes back.
     Strike {
         /// How many clusters.
         #[arg(long, default_value_t = 100)]
@@ -105,7 +106,10 @@ fn main() -> ExitCode {
             for (scenario, broken) in &tried.failed {
                 println!("{scenario} breaks a rule: {broken}");
             }
-            println!("all scenarios of up to {} rounds, and {} longer ones", tried.whole_rounds, tried.sampled);
+            println!(
+                "all scenarios of up to {} rounds, and {} longer ones",
+                tried.whole_rounds, tried.sampled
+            );
             closing_line(tried.passed, tried.failed.len() as u64)
         }
         Verb::Strike { seeds, base } => match outage::strike(base, seeds) {
@@ -132,7 +136,8 @@ fn main() -> ExitCode {
         Verb::Outage { seeds, base } => match outage::Outages::measure(base, seeds) {
             Ok(outages) => {
                 let ms = |micros: u64| micros as f64 / 1000.0;
-                let (p50, p99, (longest, _)) = (outages.per_mille(500), outages.per_mille(990), outages.longest());
+                let (p50, p99, (longest, _)) =
+                    (outages.per_mille(500), outages.per_mille(990), outages.longest());
                 println!(
                     "leader killed under load, {seeds} seeds: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
                     ms(p50),

@@ -1,5 +1,6 @@
-//! The proof that the checks can fail: engines, disks and drivers with one rule broken, each hunted with seeds of a scenario
-//! in which that rule matters, until a check notices. The same seed without the breakage keeps every rule.
+//! The proof that the checks can fail: engines, disks and drivers with one rule broken, each hunted
+//! with seeds of a scenario in which that rule matters, until a check notices. The same seed
+//! without the breakage keeps every rule.
 
 use crate::{
     byzantine::Strategy,
@@ -42,12 +43,20 @@ impl Breakage {
     #[must_use]
     pub fn all() -> Vec<Self> {
         let engines = Mutant::ALL.iter().copied().map(Self::Engine);
-        let disks = DiskFault::ALL.into_iter().map(|fault| Self::Driver(scenario::Broken::Disk(fault), rule_of(fault)));
+        let disks = DiskFault::ALL
+            .into_iter()
+            .map(|fault| Self::Driver(scenario::Broken::Disk(fault), rule_of(fault)));
         let drivers = [
-            (scenario::Broken::SendsBeforeWriting, "nothing leaves before the writes that it rests on"),
+            (
+                scenario::Broken::SendsBeforeWriting,
+                "nothing leaves before the writes that it rests on",
+            ),
             (scenario::Broken::AnswersNothing, "laggards are given what they ask for"),
         ];
-        engines.chain(disks).chain(drivers.into_iter().map(|(broken, rule)| Self::Driver(broken, rule))).collect()
+        engines
+            .chain(disks)
+            .chain(drivers.into_iter().map(|(broken, rule)| Self::Driver(broken, rule)))
+            .collect()
     }
 
     fn name(self) -> String {
@@ -86,7 +95,9 @@ impl Breakage {
     fn run(self, seed: u64, broken: bool) -> Result<(), Broken> {
         let mut driver = None;
         match self {
-            Self::Engine(Mutant::VoteBeforeDurable) => driver = Some(scenario::Broken::SendsBeforeWriting),
+            Self::Engine(Mutant::VoteBeforeDurable) => {
+                driver = Some(scenario::Broken::SendsBeforeWriting)
+            }
             Self::Engine(mutant) => set_mutant(Some(mutant).filter(|_| broken)),
             Self::Driver(kind, _) => driver = Some(kind),
         }
@@ -103,52 +114,100 @@ impl Breakage {
             Self::Engine(Mutant::WantForever) => return wants_end(seed),
             Self::Engine(Mutant::LeaderGoneIgnored) => return leader_leaves_alone(seed),
             Self::Engine(Mutant::TimeoutConstant) => return slow_network(seed),
-            Self::Engine(Mutant::WeakQuorumTooSmall) => busy(seed, 3, &[], &[Fault::Pause, Fault::Isolate, Fault::SlowDisk], &[]),
+            Self::Engine(Mutant::WeakQuorumTooSmall) => {
+                busy(seed, 3, &[], &[Fault::Pause, Fault::Isolate, Fault::SlowDisk], &[])
+            }
             Self::Engine(Mutant::RepairOff) => return lost_vertex(seed),
             Self::Engine(Mutant::LinksRequired) => return link_to_what_others_lack(),
-            Self::Engine(Mutant::NewViewNotRecomputed) => {
-                busy(seed, 4, &[S::LieNewView, S::Equivocate, S::Silence], &[Fault::OnePrepares, Fault::OneDecides, Fault::KillLeader], &[])
-            }
-            Self::Engine(Mutant::PreparedDropped | Mutant::ChoiceIgnored | Mutant::StaleViewAccepted) => {
-                busy(seed, 4, &[], &[Fault::OneDecides, Fault::OnePrepares, Fault::CutLeader, Fault::PauseLeader], &[])
-            }
-            Self::Engine(Mutant::LockLostOnRestart | Mutant::VotesLostOnRestart) | Self::Driver(scenario::Broken::Disk(_), _) => {
-                restless(busy(
-                    seed,
-                    4,
-                    &[],
-                    &[Fault::OneDecides, Fault::OnePrepares, Fault::KillLeader, Fault::Blackout, Fault::RollingRestart],
-                    &[],
-                ))
-            }
-            Self::Engine(Mutant::TipNotDescending | Mutant::DataNotHeld | Mutant::CommitUnprepared) => {
-                busy(seed, 4, &[S::BadProposals, S::Equivocate, S::Withhold], &[Fault::PauseLeader, Fault::PartialCut], &[])
-            }
+            Self::Engine(Mutant::NewViewNotRecomputed) => busy(
+                seed,
+                4,
+                &[S::LieNewView, S::Equivocate, S::Silence],
+                &[Fault::OnePrepares, Fault::OneDecides, Fault::KillLeader],
+                &[],
+            ),
+            Self::Engine(
+                Mutant::PreparedDropped | Mutant::ChoiceIgnored | Mutant::StaleViewAccepted,
+            ) => busy(
+                seed,
+                4,
+                &[],
+                &[Fault::OneDecides, Fault::OnePrepares, Fault::CutLeader, Fault::PauseLeader],
+                &[],
+            ),
+            Self::Engine(Mutant::LockLostOnRestart | Mutant::VotesLostOnRestart)
+            | Self::Driver(scenario::Broken::Disk(_), _) => restless(busy(
+                seed,
+                4,
+                &[],
+                &[
+                    Fault::OneDecides,
+                    Fault::OnePrepares,
+                    Fault::KillLeader,
+                    Fault::Blackout,
+                    Fault::RollingRestart,
+                ],
+                &[],
+            )),
+            Self::Engine(
+                Mutant::TipNotDescending | Mutant::DataNotHeld | Mutant::CommitUnprepared,
+            ) => busy(
+                seed,
+                4,
+                &[S::BadProposals, S::Equivocate, S::Withhold],
+                &[Fault::PauseLeader, Fault::PartialCut],
+                &[],
+            ),
             Self::Engine(Mutant::ForkAcknowledged) => busy(seed, 4, &[S::ForkLane], &[], &[]),
-            Self::Engine(Mutant::LearnerVotes) => {
-                Scenario { lax_senders: true, ..busy(seed, 5, &[], &[], &[Change::Remove(NodeId(seed as u32 % 5))]) }
+            Self::Engine(Mutant::LearnerVotes) => Scenario {
+                lax_senders: true,
+                ..busy(seed, 5, &[], &[], &[Change::Remove(NodeId(seed as u32 % 5))])
+            },
+            Self::Engine(Mutant::OldEpochVotes) => {
+                busy(seed, 4, &[S::OtherDomain], &[Fault::Pause], &add)
             }
-            Self::Engine(Mutant::OldEpochVotes) => busy(seed, 4, &[S::OtherDomain], &[Fault::Pause], &add),
-            Self::Engine(Mutant::PreparedPastReconfig | Mutant::PayloadIdWithEpoch) => busy(seed, 4, &[], &[Fault::PartialCut], &add),
+            Self::Engine(Mutant::PreparedPastReconfig | Mutant::PayloadIdWithEpoch) => {
+                busy(seed, 4, &[], &[Fault::PartialCut], &add)
+            }
             Self::Engine(Mutant::StaleVolumeSigns) => return older_copy(seed),
-            Self::Engine(Mutant::ItemsJudgedOnArrival) => {
-                busy(seed, 4, &[S::Equivocate, S::ConflictingVotes, S::ForkLane], &[Fault::PartialCut, Fault::KillLeader], &[])
+            Self::Engine(Mutant::ItemsJudgedOnArrival) => busy(
+                seed,
+                4,
+                &[S::Equivocate, S::ConflictingVotes, S::ForkLane],
+                &[Fault::PartialCut, Fault::KillLeader],
+                &[],
+            ),
+            Self::Engine(Mutant::VotesErasedEarly) => {
+                busy(seed, 4, &[], &[Fault::Pause, Fault::SlowLink, Fault::Isolate], &[])
             }
-            Self::Engine(Mutant::VotesErasedEarly) => busy(seed, 4, &[], &[Fault::Pause, Fault::SlowLink, Fault::Isolate], &[]),
-            Self::Engine(Mutant::EvidenceAcrossEpochs | Mutant::EvidenceUnsigned) => {
-                busy(seed, 4, &[S::Frame], &[], &[Change::RotateAdmin, Change::SetParameters, Change::RotateAdmin])
-            }
+            Self::Engine(Mutant::EvidenceAcrossEpochs | Mutant::EvidenceUnsigned) => busy(
+                seed,
+                4,
+                &[S::Frame],
+                &[],
+                &[Change::RotateAdmin, Change::SetParameters, Change::RotateAdmin],
+            ),
             Self::Engine(Mutant::ShareIgnored) => {
                 let mut scenario = busy(seed, 4, &[], &[Fault::Pause], &[]);
                 scenario.parameters.recent_payloads = 100;
                 scenario
             }
-            Self::Engine(Mutant::UnverifiedVote) => busy(seed, 4, &[S::ForgeVotes, S::OtherDomain], &[], &[]),
-            Self::Engine(Mutant::LeaderFromLocalBans) => {
-                busy(seed, 4, &[S::Equivocate, S::ConflictingVotes, S::ForkLane], &[Fault::PartialCut], &[])
+            Self::Engine(Mutant::UnverifiedVote) => {
+                busy(seed, 4, &[S::ForgeVotes, S::OtherDomain], &[], &[])
             }
-            Self::Driver(scenario::Broken::AnswersNothing, _) => busy(seed, 4, &[], &[Fault::Isolate, Fault::Pause, Fault::Isolate], &[]),
-            Self::Engine(_) | Self::Driver(..) => busy(seed, 4, &[], &[Fault::CutLeader, Fault::KillLeader, Fault::Isolate], &[]),
+            Self::Engine(Mutant::LeaderFromLocalBans) => busy(
+                seed,
+                4,
+                &[S::Equivocate, S::ConflictingVotes, S::ForkLane],
+                &[Fault::PartialCut],
+                &[],
+            ),
+            Self::Driver(scenario::Broken::AnswersNothing, _) => {
+                busy(seed, 4, &[], &[Fault::Isolate, Fault::Pause, Fault::Isolate], &[])
+            }
+            Self::Engine(_) | Self::Driver(..) => {
+                busy(seed, 4, &[], &[Fault::CutLeader, Fault::KillLeader, Fault::Isolate], &[])
+            }
         };
         World::new(Scenario { broken: driver, ..scenario }).run().map(|_| ())
     }
@@ -164,20 +223,39 @@ const fn rule_of(fault: DiskFault) -> &'static str {
     }
 }
 
-/// Clients, some of the faults each at some time, one attacker if there are strategies, and changes.
-fn busy(seed: u64, n: usize, strategies: &[Strategy], faults: &[Fault], changes: &[Change]) -> Scenario {
+/// Clients, some of the faults each at some time, one attacker if there are strategies, and
+/// changes.
+fn busy(
+    seed: u64,
+    n: usize,
+    strategies: &[Strategy],
+    faults: &[Fault],
+    changes: &[Change],
+) -> Scenario {
     let mut rng = Rng::new(seed ^ 0xB05E);
     let trouble = 1_600_000;
     let mut scenario = Scenario::lan(n, seed, trouble, 80);
-    scenario.weather = Weather { delay: (100, 3_000), loss: rng.pick(&[0, 10, 50]), duplicates: 20, stragglers: 10 };
+    scenario.weather = Weather {
+        delay: (100, 3_000),
+        loss: rng.pick(&[0, 10, 50]),
+        duplicates: 20,
+        stragglers: 10,
+    };
     scenario.fsync = (200, 1_500);
-    scenario.parameters = Parameters { checkpoint_interval: 8, window: 16, ..Parameters::default() };
+    scenario.parameters =
+        Parameters { checkpoint_interval: 8, window: 16, ..Parameters::default() };
     if !strategies.is_empty() {
-        scenario.attackers.insert(NodeId(rng.below(n as u64) as u32), strategies.iter().copied().collect());
+        scenario
+            .attackers
+            .insert(NodeId(rng.below(n as u64) as u32), strategies.iter().copied().collect());
     }
     for fault in faults.iter().chain(faults) {
         let from = rng.range(50_000, trouble - 100_000);
-        scenario.faults.push(Planned { fault: *fault, from, until: from + rng.range(30_000, 700_000) });
+        scenario.faults.push(Planned {
+            fault: *fault,
+            from,
+            until: from + rng.range(30_000, 700_000),
+        });
     }
     scenario.spare = changes.iter().filter(|change| **change == Change::Add).count();
     scenario.changes = changes.to_vec();
@@ -189,7 +267,8 @@ fn restless(scenario: Scenario) -> Scenario {
     Scenario { crashes: 60, ..scenario }
 }
 
-/// A node seals a vertex while nobody hears it, and nothing more. When all hear it again, they get it.
+/// A node seals a vertex while nobody hears it, and nothing more. When all hear it again, they get
+/// it.
 fn lost_vertex(seed: u64) -> Result<(), Broken> {
     let mut world = World::new(Scenario::lan(4, seed, 0, 0));
     world.run_until(200_000)?;
@@ -198,7 +277,11 @@ fn lost_vertex(seed: u64) -> Result<(), Broken> {
     world.run_until(260_000)?;
     world.rejoin(3);
     world.run_until(2_000_000)?;
-    if world.length().0 > 0 { Ok(()) } else { Err("repair: a vertex that was lost on its way never came".into()) }
+    if world.length().0 > 0 {
+        Ok(())
+    } else {
+        Err("repair: a vertex that was lost on its way never came".into())
+    }
 }
 
 /// A vertex links to another lane's that only its author holds: it is final as soon as any other.
@@ -213,18 +296,23 @@ fn link_to_what_others_lack() -> Result<(), Broken> {
     let submitted = world.now;
     world.submit_now(0, payload(2))?;
     world.run_until(submitted + 6 * DELAY)?;
-    if world.length().0 > 0 { Ok(()) } else { Err("links: a vertex had to wait for another lane".into()) }
+    if world.length().0 > 0 {
+        Ok(())
+    } else {
+        Err("links: a vertex had to wait for another lane".into())
+    }
 }
 
 /// A message takes so long that a view of T0 cannot decide anything.
 fn slow_network(seed: u64) -> Result<(), Broken> {
-    let mut world = World::new(Scenario { weather: Weather::exactly(300_000), ..Scenario::lan(4, seed, 0, 0) });
+    let mut world =
+        World::new(Scenario { weather: Weather::exactly(300_000), ..Scenario::lan(4, seed, 0, 0) });
     world.submit_at(1_000_000, payload(1));
     world.run().map(|_| ())
 }
 
-/// One node after the other is alone for a while and wants another leader; when all are back, nobody does any more, and the
-/// leader stays.
+/// One node after the other is alone for a while and wants another leader; when all are back,
+/// nobody does any more, and the leader stays.
 fn wants_end(seed: u64) -> Result<(), Broken> {
     let mut world = World::new(Scenario::lan(4, seed, 6_000_000, 300));
     world.run_until(200_000)?;
@@ -235,11 +323,15 @@ fn wants_end(seed: u64) -> Result<(), Broken> {
         world.run_until(world.now + 500_000)?;
     }
     let view = world.view();
-    if view.0 == 0 { Ok(()) } else { Err(format!("wants: view {view} was entered though the leader never failed")) }
+    if view.0 == 0 {
+        Ok(())
+    } else {
+        Err(format!("wants: view {view} was entered though the leader never failed"))
+    }
 }
 
-/// The leader resigns while the others do not hear each other: it alone sees that a quorum is ready, and goes. One node is
-/// down, so that everyone is needed.
+/// The leader resigns while the others do not hear each other: it alone sees that a quorum is
+/// ready, and goes. One node is down, so that everyone is needed.
 fn leader_leaves_alone(seed: u64) -> Result<(), Broken> {
     let mut world = World::new(Scenario::lan(4, seed, 0, 0));
     world.run_until(200_000)?;
@@ -250,8 +342,17 @@ fn leader_leaves_alone(seed: u64) -> Result<(), Broken> {
     world.run_until(260_000)?;
     between.iter().for_each(|pair| world.mend(*pair));
     world.run_until(460_000)?;
-    let behind = world.machines.iter().filter_map(|m| m.engine.as_ref()).filter(|engine| engine.view() != world.view()).count();
-    if behind == 0 { Ok(()) } else { Err(format!("alone: the leader left for view {}, and {behind} nodes stayed", world.view())) }
+    let behind = world
+        .machines
+        .iter()
+        .filter_map(|m| m.engine.as_ref())
+        .filter(|engine| engine.view() != world.view())
+        .count();
+    if behind == 0 {
+        Ok(())
+    } else {
+        Err(format!("alone: the leader left for view {}, and {behind} nodes stayed", world.view()))
+    }
 }
 
 /// A volume is restored from a copy that lacks what its node signed since.
@@ -303,8 +404,10 @@ impl Hunt {
     /// A line of the table.
     #[must_use]
     pub fn line(&self) -> String {
-        let (by, seeds) =
-            self.caught.as_ref().map_or_else(|| ("nothing".to_owned(), format!("> {BUDGET}")), |(by, s)| (by.clone(), s.to_string()));
+        let (by, seeds) = self.caught.as_ref().map_or_else(
+            || ("nothing".to_owned(), format!("> {BUDGET}")),
+            |(by, s)| (by.clone(), s.to_string()),
+        );
         format!("| {} | {} | {by} | {seeds} |", self.name, self.rule)
     }
 }

@@ -1,5 +1,5 @@
-//! The network: delay, loss, duplication, reordering, one-way and partial partitions, slow links. A channel that breaks
-//! loses what was on its way.
+//! The network: delay, loss, duplication, reordering, one-way and partial partitions, slow links. A
+//! channel that breaks loses what was on its way.
 
 use crate::rng::Rng;
 use cretoai_consensus::{Message, Phase};
@@ -41,7 +41,8 @@ struct Link {
     era: u64,
 }
 
-/// Votes of one step reach one machine only. With what follows it is how decisions become known to a single node.
+/// Votes of one step reach one machine only. With what follows it is how decisions become known to
+/// a single node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// Which votes.
@@ -67,7 +68,11 @@ impl Network {
     /// Links between `machines`.
     #[must_use]
     pub fn new(machines: usize, weather: Weather) -> Self {
-        Self { weather, filters: Vec::new(), links: vec![vec![Link::default(); machines]; machines] }
+        Self {
+            weather,
+            filters: Vec::new(),
+            links: vec![vec![Link::default(); machines]; machines],
+        }
     }
 
     /// When the copies of a message arrive, in microseconds from now.
@@ -75,7 +80,10 @@ impl Network {
         let Weather { delay: (low, high), loss, duplicates, stragglers } = self.weather;
         let link = self.links[from][to];
         let filtered = || match message {
-            Message::Vote(vote) => self.filters.iter().any(|filter| filter.phase == vote.ballot.phase && filter.only != to),
+            Message::Vote(vote) => self
+                .filters
+                .iter()
+                .any(|filter| filter.phase == vote.ballot.phase && filter.only != to),
             Message::Records { .. } => self.filters.iter().any(|filter| filter.only != to),
             _ => false,
         };
@@ -83,7 +91,9 @@ impl Network {
             return Vec::new();
         }
         let copies = 1 + u64::from(duplicates > 0 && rng.chance(duplicates));
-        let delay = |rng: &mut Rng| if rng.chance(stragglers) { rng.range(high, high * 20) } else { rng.range(low, high) };
+        let delay = |rng: &mut Rng| {
+            if rng.chance(stragglers) { rng.range(high, high * 20) } else { rng.range(low, high) }
+        };
         (0..copies).map(|_| link.slow + delay(rng)).collect()
     }
 

@@ -1,5 +1,5 @@
-//! How long nothing is decided under load, on a LAN with good disks and default timing: when the leader is killed, and
-//! when one node after the other is killed or cut off and comes back.
+//! How long nothing is decided under load, on a LAN with good disks and default timing: when the
+//! leader is killed, and when one node after the other is killed or cut off and comes back.
 
 use crate::{invariants::Broken, rng::Rng, scenario::Scenario, world::World};
 use cretoai_consensus::Parameters;
@@ -20,8 +20,9 @@ impl Outages {
     /// # Errors
     /// The rule that is broken, and the seed.
     pub fn measure(base: u64, seeds: u64) -> Result<Self, Broken> {
-        let measured: Result<Vec<(u64, u64)>, Broken> =
-            (base..base + seeds).map(|seed| Ok((outage(seed).map_err(|e| format!("seed {seed}: {e}"))?, seed))).collect();
+        let measured: Result<Vec<(u64, u64)>, Broken> = (base..base + seeds)
+            .map(|seed| Ok((outage(seed).map_err(|e| format!("seed {seed}: {e}"))?, seed)))
+            .collect();
         measured.map(Self::of)
     }
 
@@ -70,7 +71,13 @@ fn longest_pause(world: &World, victim: usize, from: u64, to: u64) -> u64 {
     let mut longest = 0;
     for survivor in (0..4).filter(|node| *node != victim) {
         let mut last = from;
-        for at in world.timeline.executed.iter().filter(|((_, node), _)| *node == survivor).map(|(_, at)| *at) {
+        for at in world
+            .timeline
+            .executed
+            .iter()
+            .filter(|((_, node), _)| *node == survivor)
+            .map(|(_, at)| *at)
+        {
             if at > from && at <= to {
                 longest = longest.max(at - last);
                 last = at;
@@ -85,7 +92,8 @@ fn longest_pause(world: &World, victim: usize, from: u64, to: u64) -> u64 {
 /// What happens to one node of a cluster that goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Blow {
-    /// Its process is killed, and starts again after a second; the others reach it three seconds later.
+    /// Its process is killed, and starts again after a second; the others reach it three seconds
+    /// later.
     Kill {
         /// The leader's.
         leader: bool,
@@ -133,7 +141,11 @@ pub fn struck(seed: u64) -> Result<Vec<(Blow, u64)>, Broken> {
         let leads = rng.chance(500);
         let leader = world.leader().0 as usize;
         let victim = if leads { leader } else { (leader + 1 + rng.index(3)) % 4 };
-        let blow = if rng.chance(500) { Blow::Kill { leader: leads } } else { Blow::Cut { leader: leads } };
+        let blow = if rng.chance(500) {
+            Blow::Kill { leader: leads }
+        } else {
+            Blow::Cut { leader: leads }
+        };
         match blow {
             Blow::Kill { .. } => {
                 world.stop(victim, false);

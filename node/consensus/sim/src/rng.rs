@@ -1,4 +1,5 @@
-//! The one source of chance: SplitMix64 (Steele, Lea, Flood, OOPSLA'14). Equal seeds give equal runs, on every machine.
+//! The one source of chance: SplitMix64 (Steele, Lea, Flood, OOPSLA'14). Equal seeds give equal
+//! runs, on every machine.
 
 /// A stream of numbers that follows from its seed.
 #[derive(Clone, Debug)]

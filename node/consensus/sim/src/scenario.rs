@@ -1,5 +1,5 @@
-//! What a seed stands for: how many nodes, which of them attack and how, what the network, disks, clocks and processes do
-//! and when, and which reconfigurations the admin orders meanwhile.
+//! What a seed stands for: how many nodes, which of them attack and how, what the network, disks,
+//! clocks and processes do and when, and which reconfigurations the admin orders meanwhile.
 
 use crate::{
     byzantine::{STRATEGIES, Strategy},
@@ -164,7 +164,8 @@ impl Scenario {
     pub fn of_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let n = rng.pick(&[1, 3, 4, 4, 4, 4, 4, 5, 6, 7, 7, 10]);
-        let model = if n <= 3 && rng.chance(300) { FaultModel::Crash } else { FaultModel::Byzantine };
+        let model =
+            if n <= 3 && rng.chance(300) { FaultModel::Crash } else { FaultModel::Byzantine };
         let low = rng.range(50, 1_500);
         let weather = Weather {
             delay: (low, low + rng.range(0, 6_000)),
@@ -224,7 +225,16 @@ impl Scenario {
     #[must_use]
     pub fn lan(n: usize, seed: u64, trouble: u64, payloads: u64) -> Self {
         let parameters = Parameters { checkpoint_interval: 8, window: 32, ..Parameters::default() };
-        Self { seed, parameters, weather: Weather::lan(), fsync: (1_000, 2_000), skew_ms: 100, trouble, payloads, ..Self::calm(n, 0) }
+        Self {
+            seed,
+            parameters,
+            weather: Weather::lan(),
+            fsync: (1_000, 2_000),
+            skew_ms: 100,
+            trouble,
+            payloads,
+            ..Self::calm(n, 0)
+        }
     }
 
     /// How many may be faulty.
@@ -238,7 +248,8 @@ impl Scenario {
         for _ in 0..rng.range(0, most) {
             let node = NodeId(rng.below(self.n as u64) as u32);
             let share = rng.pick(&[80, 200, 400]);
-            let strategies: BTreeSet<Strategy> = STRATEGIES.iter().copied().filter(|_| rng.chance(share)).collect();
+            let strategies: BTreeSet<Strategy> =
+                STRATEGIES.iter().copied().filter(|_| rng.chance(share)).collect();
             self.attackers.insert(node, strategies);
         }
     }
@@ -262,7 +273,11 @@ impl Scenario {
 
     /// Changes that leave as many faulty nodes tolerable as there are.
     fn choose_changes(&mut self, rng: &mut Rng) {
-        let volumes = self.faults.iter().filter(|p| matches!(p.fault, Fault::LostVolume | Fault::RestoredVolume)).count();
+        let volumes = self
+            .faults
+            .iter()
+            .filter(|p| matches!(p.fault, Fault::LostVolume | Fault::RestoredVolume))
+            .count();
         let bad = self.attackers.len() + volumes;
         let mut n = self.n;
         let count = if rng.chance(450) { rng.range(1, 3) } else { 0 };
@@ -282,7 +297,11 @@ impl Scenario {
                 _ => n,
             };
             let model_fits = self.model == FaultModel::Byzantine || after <= 3;
-            if after == 0 || !model_fits || after == n - 1 && n <= 3 || (bad > 0 && Quorum::new(after, self.model).f < bad) {
+            if after == 0
+                || !model_fits
+                || after == n - 1 && n <= 3
+                || (bad > 0 && Quorum::new(after, self.model).f < bad)
+            {
                 continue;
             }
             self.spare += usize::from(change == Change::Add);

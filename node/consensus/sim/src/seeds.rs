@@ -62,7 +62,9 @@ impl Summary {
     /// Prints it.
     pub fn print(&self) {
         let Report { events, crashes, sequences, views, epochs, faults, .. } = &self.total;
-        println!("{events} events, {sequences} sequences, {views} view changes, {epochs} epochs, {crashes} stops and crashes");
+        println!(
+            "{events} events, {sequences} sequences, {views} view changes, {epochs} epochs, {crashes} stops and crashes"
+        );
         println!("faults injected: {}", list(faults));
         println!("seeds with attackers who follow: {}", list(&self.attacks));
         let (micros, seed) = self.slowest;
@@ -101,7 +103,10 @@ pub fn run(base: u64, count: u64, threads: usize) -> Summary {
                     }
                     let (scenario, result) = run_one(seed);
                     if let Err(broken) = &result {
-                        println!("seed {seed} breaks a rule: {broken}\n  replay: {}", replay_command(seed));
+                        println!(
+                            "seed {seed} breaks a rule: {broken}\n  replay: {}",
+                            replay_command(seed)
+                        );
                     }
                     let mut summary = summary.lock().unwrap();
                     summary.add(seed, &scenario, result);
@@ -111,7 +116,11 @@ pub fn run(base: u64, count: u64, threads: usize) -> Summary {
         }
     });
     let summary = summary.into_inner().unwrap();
-    println!("{} seeds from {base} in {:.1} s", summary.passed + summary.failed.len() as u64, began.elapsed().as_secs_f64());
+    println!(
+        "{} seeds from {base} in {:.1} s",
+        summary.passed + summary.failed.len() as u64,
+        began.elapsed().as_secs_f64()
+    );
     summary
 }
 

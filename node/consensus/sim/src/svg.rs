@@ -31,14 +31,19 @@ fn colour(kind: &str) -> Option<&'static str> {
 
 const fn time_of(entry: &Entry) -> u64 {
     match entry {
-        Entry::Sent { at, .. } | Entry::Executed { at, .. } | Entry::Down { at, .. } | Entry::Up { at, .. } | Entry::Note { at, .. } => *at,
+        Entry::Sent { at, .. }
+        | Entry::Executed { at, .. }
+        | Entry::Down { at, .. }
+        | Entry::Up { at, .. }
+        | Entry::Note { at, .. } => *at,
     }
 }
 
 /// Draws the end of a run. Heartbeats and acknowledgements are left out.
 #[must_use]
 pub fn draw(trace: &Trace, nodes: usize) -> String {
-    let shown = |entry: &&Entry| !matches!(entry, Entry::Sent { kind, .. } if colour(kind).is_none());
+    let shown =
+        |entry: &&Entry| !matches!(entry, Entry::Sent { kind, .. } if colour(kind).is_none());
     let entries: Vec<&Entry> = trace.entries.iter().filter(shown).collect();
     let entries = &entries[entries.len().saturating_sub(MOST)..];
     let begin = entries.first().map_or(0, |entry| time_of(entry));
@@ -51,7 +56,13 @@ pub fn draw(trace: &Trace, nodes: usize) -> String {
     );
     line(&mut svg, "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>");
     for (index, (name, colour)) in COLOURS.iter().enumerate() {
-        line(&mut svg, &format!("<text x=\"{}\" y=\"14\" fill=\"{colour}\">{name}</text>", LEFT + index as u64 * 95));
+        line(
+            &mut svg,
+            &format!(
+                "<text x=\"{}\" y=\"14\" fill=\"{colour}\">{name}</text>",
+                LEFT + index as u64 * 95
+            ),
+        );
     }
     for node in 0..nodes {
         line(
@@ -63,7 +74,10 @@ pub fn draw(trace: &Trace, nodes: usize) -> String {
         );
     }
     for at in (begin / 10_000 * 10_000..end).step_by(10_000).filter(|at| *at >= begin) {
-        line(&mut svg, &format!("<text x=\"{}\" y=\"30\" fill=\"#888\">{} ms</text>", x(at), at / 1000));
+        line(
+            &mut svg,
+            &format!("<text x=\"{}\" y=\"30\" fill=\"#888\">{} ms</text>", x(at), at / 1000),
+        );
     }
     for entry in entries {
         element(&mut svg, entry, &x, &y);
@@ -82,7 +96,10 @@ fn element(svg: &mut String, entry: &Entry, x: &impl Fn(u64) -> u64, y: &impl Fn
         Entry::Sent { at, from, to, kind, arrives } => {
             let colour = colour(kind).unwrap_or("black");
             // What is lost ends on half its way.
-            let (x2, y2, dash) = arrives.map_or((x(at + 300), u64::midpoint(y(*from), y(*to)), "4"), |arrives| (x(arrives), y(*to), "0"));
+            let (x2, y2, dash) = arrives
+                .map_or((x(at + 300), u64::midpoint(y(*from), y(*to)), "4"), |arrives| {
+                    (x(arrives), y(*to), "0")
+                });
             format!(
                 "<line x1=\"{}\" y1=\"{}\" x2=\"{x2}\" y2=\"{y2}\" stroke=\"{colour}\" stroke-dasharray=\"{dash}\"><title>{kind} {from} to {to}</title></line>",
                 x(*at),
@@ -90,13 +107,26 @@ fn element(svg: &mut String, entry: &Entry, x: &impl Fn(u64) -> u64, y: &impl Fn
             )
         }
         Entry::Executed { at, node, sequence } => {
-            format!("<circle cx=\"{0}\" cy=\"{1}\" r=\"4\"/><text x=\"{0}\" y=\"{2}\">{sequence}</text>", x(*at), y(*node), y(*node) - 8)
+            format!(
+                "<circle cx=\"{0}\" cy=\"{1}\" r=\"4\"/><text x=\"{0}\" y=\"{2}\">{sequence}</text>",
+                x(*at),
+                y(*node),
+                y(*node) - 8
+            )
         }
         Entry::Down { at, node } => {
-            format!("<text x=\"{}\" y=\"{}\" fill=\"#d62728\" font-size=\"18\">&#10006;</text>", x(*at), y(*node) + 6)
+            format!(
+                "<text x=\"{}\" y=\"{}\" fill=\"#d62728\" font-size=\"18\">&#10006;</text>",
+                x(*at),
+                y(*node) + 6
+            )
         }
         Entry::Up { at, node } => {
-            format!("<text x=\"{}\" y=\"{}\" fill=\"#2ca02c\" font-size=\"14\">&#9650;</text>", x(*at), y(*node) + 5)
+            format!(
+                "<text x=\"{}\" y=\"{}\" fill=\"#2ca02c\" font-size=\"14\">&#9650;</text>",
+                x(*at),
+                y(*node) + 5
+            )
         }
         Entry::Note { at, text } => {
             let text = text.replace('&', "&amp;").replace('<', "&lt;");

@@ -77,10 +77,18 @@ fn line(entry: &Entry) -> Option<String> {
     Some(match entry {
         Entry::Sent { kind: "Status" | "Acknowledge", .. } => return None,
         Entry::Sent { at, from, to, kind, arrives: Some(arrives) } => {
-            format!("{}{from} -> {to}  {kind} (arrives {:.3} ms)", ms(*at), *arrives as f64 / 1000.0)
+            format!(
+                "{}{from} -> {to}  {kind} (arrives {:.3} ms)",
+                ms(*at),
+                *arrives as f64 / 1000.0
+            )
         }
-        Entry::Sent { at, from, to, kind, arrives: None } => format!("{}{from} -> {to}  {kind} is lost", ms(*at)),
-        Entry::Executed { at, node, sequence } => format!("{}node {node} executes {sequence}", ms(*at)),
+        Entry::Sent { at, from, to, kind, arrives: None } => {
+            format!("{}{from} -> {to}  {kind} is lost", ms(*at))
+        }
+        Entry::Executed { at, node, sequence } => {
+            format!("{}node {node} executes {sequence}", ms(*at))
+        }
         Entry::Down { at, node } => format!("{}node {node} stops", ms(*at)),
         Entry::Up { at, node } => format!("{}node {node} starts", ms(*at)),
         Entry::Note { at, text } => format!("{}{text}", ms(*at)),

@@ -1,10 +1,12 @@
-//! Twins (Bano et al., arXiv 2004.10617): one of four nodes runs twice with the same key and id, so that it equivocates
-//! with honest code, and every scenario of network partitions per round is tried.
+//! Twins (Bano et al., arXiv 2004.10617): one of four nodes runs twice with the same key and id, so
+//! that it equivocates with honest code, and every scenario of network partitions per round is
+//! tried.
 //!
-//! A scenario is who has a twin and, for each round, how the five machines are split into groups that do not hear each
-//! other. The leader of a view is a fixed function of it, so "which leader" is "who has the twin": position and partitions
-//! enumerate the rest. A round lasts two timeouts, long enough to change the view where the partition calls for it. After
-//! the rounds the network heals, and everything must become final.
+//! A scenario is who has a twin and, for each round, how the five machines are split into groups
+//! that do not hear each other. The leader of a view is a fixed function of it, so "which leader"
+//! is "who has the twin": position and partitions enumerate the rest. A round lasts two timeouts,
+//! long enough to change the view where the partition calls for it. After the rounds the network
+//! heals, and everything must become final.
 
 use crate::{invariants::Broken, rng::Rng, scenario::Scenario, seeds::text_of, world::World};
 use cretoai_consensus::{NodeId, Parameters, engine::Timing};
@@ -71,13 +73,19 @@ pub fn run(twin: NodeId, rounds: &[Partition]) -> Result<(), Broken> {
     scenario.fsync = (0, 0);
     scenario.payload_bytes = 60;
     scenario.parameters = Parameters { checkpoint_interval: 4, window: 8, ..Parameters::default() };
-    scenario.timing =
-        Timing { timeout: TIMEOUT, status: Duration::from_millis(20), patience: Duration::from_millis(40), ..Timing::default() };
+    scenario.timing = Timing {
+        timeout: TIMEOUT,
+        status: Duration::from_millis(20),
+        patience: Duration::from_millis(40),
+        ..Timing::default()
+    };
     let mut world = World::new(scenario);
     world.run_until(ROUND / 4)?;
     for (round, partition) in (0..).zip(rounds) {
-        let cut: Vec<(usize, usize)> =
-            (0..MACHINES).flat_map(|a| (0..MACHINES).map(move |b| (a, b))).filter(|(a, b)| partition[*a] != partition[*b]).collect();
+        let cut: Vec<(usize, usize)> = (0..MACHINES)
+            .flat_map(|a| (0..MACHINES).map(move |b| (a, b)))
+            .filter(|(a, b)| partition[*a] != partition[*b])
+            .collect();
         cut.iter().for_each(|pair| world.network.cut(*pair));
         world.run_until(ROUND / 4 + ROUND * (round + 1))?;
         cut.iter().for_each(|pair| world.mend(*pair));
@@ -89,12 +97,14 @@ fn tried(twin: NodeId, rounds: &[Partition], so_far: &mut Tried) {
     let result = std::panic::catch_unwind(|| run(twin, rounds));
     match result.unwrap_or_else(|panic| Err(format!("panic: {}", text_of(&*panic)))) {
         Ok(()) => so_far.passed += 1,
-        Err(broken) => so_far.failed.push((format!("twin of node {twin}, rounds {rounds:?}"), broken)),
+        Err(broken) => {
+            so_far.failed.push((format!("twin of node {twin}, rounds {rounds:?}"), broken))
+        }
     }
 }
 
-/// Tries all scenarios of one round, then of two, and so on while there is time; what is left of it goes to longer ones
-/// drawn by chance from `seed`. Stops after ten failures.
+/// Tries all scenarios of one round, then of two, and so on while there is time; what is left of it
+/// goes to longer ones drawn by chance from `seed`. Stops after ten failures.
 #[must_use]
 pub fn explore(seconds: u64, seed: u64, most_rounds: usize) -> Tried {
     let began = Instant::now();

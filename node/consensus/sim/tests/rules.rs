@@ -38,10 +38,18 @@ fn without_faults_final_three_delays_after_proposing_and_five_after_sealing() {
             let submitted = world.now;
             world.submit_now(author, payload(1)).unwrap();
             world.run_until(submitted + 6 * DELAY).unwrap();
-            assert_eq!(world.timeline.proposed.get(&Sequence(1)), Some(&(submitted + 2 * DELAY)), "n = {n}, author {author}");
+            assert_eq!(
+                world.timeline.proposed.get(&Sequence(1)),
+                Some(&(submitted + 2 * DELAY)),
+                "n = {n}, author {author}"
+            );
             for node in 0..n {
                 let executed = world.timeline.executed.get(&(Sequence(1), node));
-                assert_eq!(executed, Some(&(submitted + 5 * DELAY)), "n = {n}, author {author}, node {node}");
+                assert_eq!(
+                    executed,
+                    Some(&(submitted + 5 * DELAY)),
+                    "n = {n}, author {author}, node {node}"
+                );
             }
         }
     }

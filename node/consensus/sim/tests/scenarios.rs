@@ -32,7 +32,11 @@ fn planned(fault: Fault, from: u64, until: u64) -> Planned {
 fn a_killed_leader_costs_less_than_the_bar() {
     let outages = Outages::measure(0, 40).unwrap();
     assert!(outages.per_mille(990) < BAR, "p99 {} us", outages.per_mille(990));
-    assert!(outages.longest().0 > 200 * MS, "a leader was killed, and nobody noticed: {:?}", outages.longest());
+    assert!(
+        outages.longest().0 > 200 * MS,
+        "a leader was killed, and nobody noticed: {:?}",
+        outages.longest()
+    );
 }
 
 #[test]
@@ -58,13 +62,19 @@ fn from_four_to_seven_to_ten_and_back_to_four() {
     scenario.weather.loss = 10;
     let world = finish(World::new(scenario));
     assert_eq!(world.epoch(), Epoch(12));
-    assert_eq!(world.members(), (6..10).map(NodeId).collect::<Vec<_>>(), "none of the first four is left");
+    assert_eq!(
+        world.members(),
+        (6..10).map(NodeId).collect::<Vec<_>>(),
+        "none of the first four is left"
+    );
 }
 
 #[test]
 fn every_key_rotates_and_the_leader_goes() {
     let rotate = (0..4).map(|id| Change::Rotate(NodeId(id)));
-    let changes: Vec<Change> = rotate.chain([Change::RotateAdmin, Change::Add, Change::RemoveLeader, Change::SetParameters]).collect();
+    let changes: Vec<Change> = rotate
+        .chain([Change::RotateAdmin, Change::Add, Change::RemoveLeader, Change::SetParameters])
+        .collect();
     for seed in 0..3 {
         let world = finish(World::new(with(Scenario::lan(4, seed, 2 * SECOND, 150), 1, &changes)));
         assert_eq!((world.epoch(), world.members().len()), (Epoch(8), 4), "seed {seed}");
@@ -73,7 +83,13 @@ fn every_key_rotates_and_the_leader_goes() {
 
 #[test]
 fn a_node_that_slept_through_several_epochs_catches_up() {
-    let changes = [Change::RotateAdmin, Change::SetParameters, Change::Add, Change::RotateAdmin, Change::SetParameters];
+    let changes = [
+        Change::RotateAdmin,
+        Change::SetParameters,
+        Change::Add,
+        Change::RotateAdmin,
+        Change::SetParameters,
+    ];
     for seed in 0..4 {
         let mut world = World::new(with(Scenario::lan(5, seed, 3 * SECOND, 150), 1, &changes));
         world.run_until(20 * MS).unwrap();
@@ -95,7 +111,11 @@ fn a_lost_volume_is_replaced() {
         world.lose_volume(victim).unwrap();
         assert_eq!(world.role(victim), Some(Role::Learner), "seed {seed}");
         let world = finish(world);
-        assert_eq!((world.role(victim), world.epoch()), (Some(Role::Validator), Epoch(1)), "seed {seed}");
+        assert_eq!(
+            (world.role(victim), world.epoch()),
+            (Some(Role::Validator), Epoch(1)),
+            "seed {seed}"
+        );
     }
 }
 
@@ -110,7 +130,11 @@ fn a_volume_from_an_older_copy_is_found_out_and_replaced() {
         world.restore_volume().unwrap();
         let world = finish(world);
         // Found out, it became a learner with a new key, which a reconfiguration entered.
-        assert_eq!((world.role(victim), world.epoch()), (Some(Role::Validator), Epoch(1)), "seed {seed}");
+        assert_eq!(
+            (world.role(victim), world.epoch()),
+            (Some(Role::Validator), Epoch(1)),
+            "seed {seed}"
+        );
     }
 }
 
@@ -118,7 +142,10 @@ fn a_volume_from_an_older_copy_is_found_out_and_replaced() {
 fn nothing_is_lost_when_all_lose_power_at_once() {
     for seed in 0..12 {
         let mut scenario = Scenario::lan(4, seed, 1_500 * MS, 150);
-        scenario.faults = vec![planned(Fault::Blackout, 300 + seed, 301 + seed), planned(Fault::Blackout, 900 + seed, 901 + seed)];
+        scenario.faults = vec![
+            planned(Fault::Blackout, 300 + seed, 301 + seed),
+            planned(Fault::Blackout, 900 + seed, 901 + seed),
+        ];
         finish(World::new(scenario));
     }
 }

@@ -1,5 +1,6 @@
-//! Checkpoints: signed at fixed sequences, at an epoch's end, and at the last sequence before a pause. One that a quorum
-//! signed, of a sequence that is executed here, is *stable*: what lies below it may be forgotten.
+//! Checkpoints: signed at fixed sequences, at an epoch's end, and at the last sequence before a
+//! pause. One that a quorum signed, of a sequence that is executed here, is *stable*: what lies
+//! below it may be forgotten.
 
 use super::{Engine, Now, Recipient, ViolationKind, Write};
 use crate::{
@@ -26,7 +27,11 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub(super) fn new(members: usize, own: Option<Checkpoint>, stable: Option<Arc<CheckpointCertificate>>) -> Self {
+    pub(super) fn new(
+        members: usize,
+        own: Option<Checkpoint>,
+        stable: Option<Arc<CheckpointCertificate>>,
+    ) -> Self {
         Self { own, stable, ahead: None, collected: vec![None; members], changed: true }
     }
 
@@ -35,7 +40,8 @@ impl Checkpoints {
     }
 
     pub(super) fn newest_of(&self, node: NodeId) -> Option<Checkpoint> {
-        let own_word = self.collected.iter().flatten().find(|checkpoint| checkpoint.node == node).cloned();
+        let own_word =
+            self.collected.iter().flatten().find(|checkpoint| checkpoint.node == node).cloned();
         own_word.or_else(|| {
             let stable = self.stable.as_ref()?;
             let (_, signature) = stable.signatures.iter().find(|(id, _)| *id == node)?;
@@ -78,19 +84,26 @@ impl Engine {
         }
     }
 
-    /// Signs the state where a checkpoint belongs. In the turn of the execution, because the state moves on.
+    /// Signs the state where a checkpoint belongs. In the turn of the execution, because the state
+    /// moves on.
     pub(super) fn checkpoint_if_due(&mut self, now: Now) {
         let sequence = self.state.sequence;
         let own = self.checkpoints.own.as_ref().map_or(Sequence(0), |own| own.state.sequence);
         let signed = own.max(self.mark.checkpoint);
-        if sequence <= signed || sequence <= self.stable_or_opening() || self.certified.0 != sequence || !self.may_sign() {
+        if sequence <= signed
+            || sequence <= self.stable_or_opening()
+            || self.certified.0 != sequence
+            || !self.may_sign()
+        {
             return;
         }
-        let regular = sequence.0.is_multiple_of(self.validators.parameters.checkpoint_interval) || self.successor.is_some();
+        let regular = sequence.0.is_multiple_of(self.validators.parameters.checkpoint_interval)
+            || self.successor.is_some();
         // Also while work waits: what it waits for may be this checkpoint.
         let pause = now.at.saturating_sub(self.last_executed) >= self.timing.idle;
         // All get exactly to the end of the window, whatever it began at.
-        let full = sequence.next().0 > self.stable_or_opening().0.saturating_add(self.validators.parameters.window);
+        let full = sequence.next().0
+            > self.stable_or_opening().0.saturating_add(self.validators.parameters.window);
         if !regular && !pause && !full {
             return;
         }
@@ -107,8 +120,15 @@ impl Engine {
 
     /// This node's own word counts like the others', also after a restart.
     pub(super) fn count_own_checkpoint(&mut self) {
-        let Some(own) = self.checkpoints.own.clone().filter(|own| own.state.epoch == self.validators.epoch) else { return };
-        if let Some(slot) = self.position(own.node).and_then(|position| self.checkpoints.collected.get_mut(position)) {
+        let Some(own) =
+            self.checkpoints.own.clone().filter(|own| own.state.epoch == self.validators.epoch)
+        else {
+            return;
+        };
+        if let Some(slot) = self
+            .position(own.node)
+            .and_then(|position| self.checkpoints.collected.get_mut(position))
+        {
             *slot = Some(own);
             self.checkpoints.changed = true;
         }
@@ -126,11 +146,19 @@ impl Engine {
             return self.violation(from, ViolationKind::Malformed);
         }
         let state = &checkpoint.state;
-        if state.epoch != self.validators.epoch || state.sequence <= self.stable_or_opening() || state.tips.len() != self.lanes.len() {
+        if state.epoch != self.validators.epoch
+            || state.sequence <= self.stable_or_opening()
+            || state.tips.len() != self.lanes.len()
+        {
             return;
         }
         let Some(position) = self.position(from) else { return };
-        let known = self.checkpoints.collected.get(position).and_then(Option::as_ref).map(|known| known.state.sequence);
+        let known = self
+            .checkpoints
+            .collected
+            .get(position)
+            .and_then(Option::as_ref)
+            .map(|known| known.state.sequence);
         if known.is_some_and(|known| state.sequence <= known) {
             return;
         }
@@ -144,10 +172,18 @@ impl Engine {
     }
 
     /// Takes a certificate of this epoch, which proves itself.
-    pub(super) fn receive_stable(&mut self, now: Now, from: NodeId, certificate: Arc<CheckpointCertificate>) {
+    pub(super) fn receive_stable(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        certificate: Arc<CheckpointCertificate>,
+    ) {
         let sequence = certificate.state.sequence;
-        let known = self.checkpoints.ahead.as_ref().map_or(Sequence(0), |ahead| ahead.state.sequence);
-        if certificate.state.epoch != self.validators.epoch || sequence <= self.stable_or_opening().max(known) {
+        let known =
+            self.checkpoints.ahead.as_ref().map_or(Sequence(0), |ahead| ahead.state.sequence);
+        if certificate.state.epoch != self.validators.epoch
+            || sequence <= self.stable_or_opening().max(known)
+        {
             return;
         }
         if certificate.verify(self.chain_id, &self.validators, &*self.verifier).is_err() {
@@ -161,7 +197,8 @@ impl Engine {
         }
     }
 
-    /// Makes a checkpoint stable that a quorum signed and this node has executed. Says whether it did.
+    /// Makes a checkpoint stable that a quorum signed and this node has executed. Says whether it
+    /// did.
     pub(super) fn stabilise(&mut self) -> bool {
         if !self.checkpoints.changed {
             return false;
@@ -171,7 +208,8 @@ impl Engine {
             return false;
         };
         let sequence = certificate.state.sequence;
-        let known = self.known_chain_hash(sequence).is_none_or(|hash| hash == certificate.state.chain_hash);
+        let known =
+            self.known_chain_hash(sequence).is_none_or(|hash| hash == certificate.state.chain_hash);
         let own = self
             .checkpoints
             .own
@@ -183,14 +221,20 @@ impl Engine {
             None => sequence != self.state.sequence || certificate.state == self.checkpoint_state(),
         };
         if !known || !same {
-            self.turn.diverged = Some(format!("a quorum certified another state at sequence {sequence} than this node has"));
+            self.turn.diverged = Some(format!(
+                "a quorum certified another state at sequence {sequence} than this node has"
+            ));
             return false;
         }
         if self.checkpoints.ahead.as_ref().is_some_and(|ahead| ahead.state.sequence <= sequence) {
             self.checkpoints.ahead = None;
         }
         if sequence > self.certified.0 {
-            self.prove(sequence, certificate.state.chain_hash, Proof::Checkpoint(certificate.as_ref().clone()));
+            self.prove(
+                sequence,
+                certificate.state.chain_hash,
+                Proof::Checkpoint(certificate.as_ref().clone()),
+            );
         }
         self.checkpoints.stable = Some(Arc::clone(&certificate));
         self.persist(Write::Stable(certificate));
@@ -198,12 +242,14 @@ impl Engine {
         true
     }
 
-    /// The highest certificate above the stable one, of a sequence that is executed here: received, or made of a quorum's
-    /// equal words.
+    /// The highest certificate above the stable one, of a sequence that is executed here: received,
+    /// or made of a quorum's equal words.
     fn certificate_above_stable(&self) -> Option<Arc<CheckpointCertificate>> {
         let stable = self.stable_or_opening();
         let executed = self.state.sequence;
-        let fits = |sequence: Sequence| sequence > stable && (sequence <= executed || mutant!(VotesErasedEarly));
+        let fits = |sequence: Sequence| {
+            sequence > stable && (sequence <= executed || mutant!(VotesErasedEarly))
+        };
         let ahead = self.checkpoints.ahead.clone().filter(|ahead| fits(ahead.state.sequence));
         let q = if mutant!(CheckpointOffByOne) { self.quorum().q - 1 } else { self.quorum().q };
         let collected = || self.checkpoints.collected.iter().flatten();
@@ -214,7 +260,8 @@ impl Engine {
             .max_by_key(|state| state.sequence);
         let made = agreed.map(|state| {
             let signers = collected().filter(|other| other.state == *state).take(q);
-            let signatures = signers.map(|checkpoint| (checkpoint.node, checkpoint.signature.clone())).collect();
+            let signatures =
+                signers.map(|checkpoint| (checkpoint.node, checkpoint.signature.clone())).collect();
             Arc::new(CheckpointCertificate { state: state.clone(), signatures })
         });
         [ahead, made].into_iter().flatten().max_by_key(|certificate| certificate.state.sequence)

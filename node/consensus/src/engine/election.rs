@@ -1,8 +1,9 @@
 //! Leader election: when another view is wanted, and when it is entered.
 //!
-//! A node is ready to leave its view exactly while a reason holds, and says so in its Status (`want`). It keeps working
-//! until a quorum wants a higher view, and then enters the highest that a quorum wants: no liar can push views up, and
-//! one want of each peer is all that is kept (Bravo, Chockler, Gotsman, DISC'20).
+//! A node is ready to leave its view exactly while a reason holds, and says so in its Status
+//! (`want`). It keeps working until a quorum wants a higher view, and then enters the highest that
+//! a quorum wants: no liar can push views up, and one want of each peer is all that is kept (Bravo,
+//! Chockler, Gotsman, DISC'20).
 
 use super::{Engine, Now};
 use crate::{
@@ -118,8 +119,9 @@ impl Engine {
         self.election.want = self.view;
     }
 
-    /// The next view whose leader is not skipped. Beside those that the chain tells of, this node skips who has fallen silent:
-    /// a hint like the others, for what is wanted only, so that the end of a term does not hand the lead to a dead node.
+    /// The next view whose leader is not skipped. Beside those that the chain tells of, this node
+    /// skips who has fallen silent: a hint like the others, for what is wanted only, so that the
+    /// end of a term does not hand the lead to a dead node.
     fn view_after(&self, now: Now, view: View) -> View {
         let mut skipped = self.state.skipped(&self.validators);
         let most = self.quorum().f;
@@ -142,7 +144,8 @@ impl Engine {
         next
     }
 
-    /// Looks for reasons, sets what this node wants, and enters a view that a quorum wants. Says whether it entered one.
+    /// Looks for reasons, sets what this node wants, and enters a view that a quorum wants. Says
+    /// whether it entered one.
     pub(super) fn elect(&mut self, now: Now) -> bool {
         if self.own.is_none() || self.validators.members.len() == 1 || self.election.look > now.at {
             return false;
@@ -151,8 +154,13 @@ impl Engine {
         self.begin_clocks(now);
         self.watch_lanes(now);
         let pushed = self.wanted_by(self.quorum().w.max(2), self.view);
-        self.election.reason = self.own_reason(now).or((pushed > self.view).then_some(Reason::Others));
-        let mut want = if self.election.reason.is_some() { self.view_after(now, self.view).max(pushed) } else { self.view };
+        self.election.reason =
+            self.own_reason(now).or((pushed > self.view).then_some(Reason::Others));
+        let mut want = if self.election.reason.is_some() {
+            self.view_after(now, self.view).max(pushed)
+        } else {
+            self.view
+        };
         if mutant!(WantForever) {
             want = want.max(self.election.want);
         }
@@ -180,14 +188,17 @@ impl Engine {
 
     /// When to look again, while this node is a member.
     pub(super) fn election_due(&self, now: Now) -> Option<Duration> {
-        (self.own.is_some() && self.validators.members.len() > 1).then(|| self.election.look.max(now.at))
+        (self.own.is_some() && self.validators.members.len() > 1)
+            .then(|| self.election.look.max(now.at))
     }
 
     /// The `count`-th largest view that members want, this node with `own` among them.
     fn wanted_by(&self, count: usize, own: View) -> View {
         let position = self.own_position();
         let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != position);
-        let wants = others.filter_map(|(_, peer)| peer.status.as_ref().map(|(status, _)| status.want.max(status.view)));
+        let wants = others.filter_map(|(_, peer)| {
+            peer.status.as_ref().map(|(status, _)| status.want.max(status.view))
+        });
         let mut wants: Vec<View> = wants.chain([own]).collect();
         wants.sort_unstable_by(|a, b| b.cmp(a));
         wants.get(count - 1).copied().unwrap_or(View(0))
@@ -205,11 +216,12 @@ impl Engine {
             let decided = self.lanes.get(position).map_or(Height(0), |lane| lane.decided().height);
             let certain = self.acknowledged_by(position, quorum.q).height;
             let weak = self.acknowledged_by(position, quorum.w).height;
-            let note = |known: Option<(Height, Duration)>, height: Height, above: Height| match known {
-                _ if height <= above || is_banned => None,
-                Some((old, since)) if old > above => Some((old, since)),
-                _ => Some((height, now.at)),
-            };
+            let note =
+                |known: Option<(Height, Duration)>, height: Height, above: Height| match known {
+                    _ if height <= above || is_banned => None,
+                    Some((old, since)) if old > above => Some((old, since)),
+                    _ => Some((height, now.at)),
+                };
             if let Some(slot) = self.election.undecided.get_mut(position) {
                 *slot = note(*slot, certain, decided);
             }
@@ -222,14 +234,22 @@ impl Engine {
     /// A certificate, or more nodes than can lie, say that the cluster has gone on.
     fn is_behind(&self) -> bool {
         let executed = self.state.sequence;
-        let ahead = self.peers.iter().filter(|peer| peer.status.as_ref().is_some_and(|(status, _)| status.executed > executed)).count();
+        let ahead = self
+            .peers
+            .iter()
+            .filter(|peer| {
+                peer.status.as_ref().is_some_and(|(status, _)| status.executed > executed)
+            })
+            .count();
         self.checkpoints.is_behind() || ahead >= self.quorum().w.max(2)
     }
 
     /// The first of this node's own reasons to leave the view that holds.
     fn own_reason(&self, now: Now) -> Option<Reason> {
         let election = &self.election;
-        let lasted = |since: Duration| now.at.saturating_sub(since.max(election.entered)) >= election.timeout;
+        let lasted = |since: Duration| {
+            now.at.saturating_sub(since.max(election.entered)) >= election.timeout
+        };
         let leader = self.leader();
         let leads = self.leads();
         // Who knows that a quorum went on catches up instead.
@@ -239,8 +259,10 @@ impl Engine {
         let undone = election.undecided.iter().flatten().any(|(_, since)| lasted(*since));
         let decided = self.state.sequence.0.saturating_sub(election.entered_at.0);
         let parameters = &self.validators.parameters;
-        let served = u64::try_from(now.at.saturating_sub(election.entered).as_millis()).unwrap_or(u64::MAX);
-        let over = decided >= parameters.term_sequences || (decided > 0 && served >= parameters.term_ms);
+        let served =
+            u64::try_from(now.at.saturating_sub(election.entered).as_millis()).unwrap_or(u64::MAX);
+        let over =
+            decided >= parameters.term_sequences || (decided > 0 && served >= parameters.term_ms);
         let resigns = if leads {
             election.resigning
         } else {
@@ -262,11 +284,12 @@ impl Engine {
         reasons.into_iter().find_map(|(holds, reason)| holds.then_some(reason))
     }
 
-    /// A view that lasted has not failed. That it decided something is not enough: a liar and a slow node could push views
-    /// for ever, and only a growing timeout ends that.
+    /// A view that lasted has not failed. That it decided something is not enough: a liar and a
+    /// slow node could push views for ever, and only a growing timeout ends that.
     fn served_half_a_term(&self, now: Now) -> bool {
         let parameters = &self.validators.parameters;
-        let served = u64::try_from(now.at.saturating_sub(self.election.entered).as_millis()).unwrap_or(u64::MAX);
+        let served = u64::try_from(now.at.saturating_sub(self.election.entered).as_millis())
+            .unwrap_or(u64::MAX);
         let decided = self.state.sequence.0.saturating_sub(self.election.entered_at.0);
         served >= parameters.term_ms / 2 || decided >= parameters.term_sequences / 2
     }
@@ -275,7 +298,11 @@ impl Engine {
     pub(super) fn enter_view(&mut self, now: Now, view: View) {
         self.turn.left = Some((self.view, self.election.reason.unwrap_or(Reason::Others)));
         let before = self.election.failures;
-        let failures = if self.served_half_a_term(now) { before.saturating_sub(1) } else { (before + 1).min(MAX_DOUBLINGS) };
+        let failures = if self.served_half_a_term(now) {
+            before.saturating_sub(1)
+        } else {
+            (before + 1).min(MAX_DOUBLINGS)
+        };
         let timeout = self.draw_timeout(failures);
         self.election.restart(now.at, self.state.sequence, timeout);
         self.election.failures = failures;

@@ -1,8 +1,9 @@
 //! The end of an epoch and the beginning of the next.
 //!
-//! The first valid RECONFIG that a sequence executes ends the epoch there: nobody votes for the next sequence in it. The
-//! forced checkpoint of that sequence, signed by a quorum of the old members, opens the next epoch at view 0. Undecided
-//! vertices count in their own epoch only; their authors seal what was in them anew.
+//! The first valid RECONFIG that a sequence executes ends the epoch there: nobody votes for the
+//! next sequence in it. The forced checkpoint of that sequence, signed by a quorum of the old
+//! members, opens the next epoch at view 0. Undecided vertices count in their own epoch only; their
+//! authors seal what was in them anew.
 
 use super::{
     CatchUp, Engine, Lane, Now, Pooled, Round, Write,
@@ -23,9 +24,12 @@ impl Engine {
         let Some(next) = self.successor.clone() else { return false };
         let ends = |certificate: &&Arc<crate::CheckpointCertificate>| {
             let state = &certificate.state;
-            (state.epoch, state.sequence, state.successor) == (self.validators.epoch, self.state.sequence, Some(next.hash()))
+            (state.epoch, state.sequence, state.successor)
+                == (self.validators.epoch, self.state.sequence, Some(next.hash()))
         };
-        let Some(certificate) = self.checkpoints.stable.as_ref().filter(ends).cloned() else { return false };
+        let Some(certificate) = self.checkpoints.stable.as_ref().filter(ends).cloned() else {
+            return false;
+        };
         self.sealed.clear();
         self.take_back_undecided(now);
         let old = std::mem::replace(&mut self.validators, Arc::clone(&next));
@@ -41,11 +45,13 @@ impl Engine {
         if mutant!(LearnerVotes) && self.own.is_none() {
             self.own.clone_from(&old_own);
         }
-        let key = |own: &Option<(crate::NodeId, Arc<dyn crate::Signer>)>| own.as_ref().map(|(_, signer)| signer.public_key().clone());
+        let key = |own: &Option<(crate::NodeId, Arc<dyn crate::Signer>)>| {
+            own.as_ref().map(|(_, signer)| signer.public_key().clone())
+        };
         let other_key = self.own.is_some() && key(&old_own) != key(&self.own);
         if other_key || matches!(self.standing, Standing::Checking(_)) {
-            // A key that joins has never signed, unless this volume is an older copy. And what the old members answered
-            // says nothing of the new epoch.
+            // A key that joins has never signed, unless this volume is an older copy. And what the
+            // old members answered says nothing of the new epoch.
             self.standing = Standing::Checking(BTreeSet::new());
         }
         self.lanes = self.state.tips.iter().map(|tip| Lane::new(*tip)).collect();
@@ -66,8 +72,17 @@ impl Engine {
         self.acknowledged.clear();
         let timeout = self.draw_timeout(0);
         self.election.restart(now.at, self.state.sequence, timeout);
-        let own_tip = self.own_position().and_then(|position| self.state.tips.get(position)).copied().unwrap_or_default();
-        self.mark = Mark { epoch: next.epoch, height: own_tip.height, checkpoint: self.state.sequence, ..Mark::default() };
+        let own_tip = self
+            .own_position()
+            .and_then(|position| self.state.tips.get(position))
+            .copied()
+            .unwrap_or_default();
+        self.mark = Mark {
+            epoch: next.epoch,
+            height: own_tip.height,
+            checkpoint: self.state.sequence,
+            ..Mark::default()
+        };
         // Every epoch proves at once that it works.
         self.seal_empty = self.own.is_some();
         self.last_sealed = None;
@@ -75,11 +90,17 @@ impl Engine {
         self.previous = Some(old);
         if self.own.is_none() {
             // Nobody will seal these here: their senders go elsewhere.
-            self.turn.refused.extend(self.pool.drain(..).map(|pooled| pooled.payload.id(self.chain_id)));
+            self.turn
+                .refused
+                .extend(self.pool.drain(..).map(|pooled| pooled.payload.id(self.chain_id)));
             self.pool_bytes = 0;
             self.items.clear();
         }
-        self.persist(Write::Epoch { certificate, validators: Arc::clone(&next), state: Box::new(self.state.clone()) });
+        self.persist(Write::Epoch {
+            certificate,
+            validators: Arc::clone(&next),
+            state: Box::new(self.state.clone()),
+        });
         self.turn.opened = Some(next);
         self.begin_standing();
         true
@@ -87,14 +108,16 @@ impl Engine {
 
     /// What this node sealed in the epoch that ends and nobody decided.
     fn take_back_undecided(&mut self, now: Now) {
-        let Some(lane) = self.own_position().and_then(|position| self.lanes.get(position)) else { return };
+        let Some(lane) = self.own_position().and_then(|position| self.lanes.get(position)) else {
+            return;
+        };
         let vertices: Vec<_> = lane.above(lane.decided().height).cloned().collect();
         self.take_back(now.at, &vertices);
         self.items.retain(|item| matches!(item, Item::Evidence(_)));
     }
 
-    /// Payloads and evidence of own vertices that count no more go back to where they came from, to be sealed anew. What a
-    /// later vertex carries already executes once all the same.
+    /// Payloads and evidence of own vertices that count no more go back to where they came from, to
+    /// be sealed anew. What a later vertex carries already executes once all the same.
     pub(super) fn take_back(&mut self, since: Duration, vertices: &[Arc<CheckedVertex>]) {
         for (id, payload) in vertices.iter().rev().flat_map(|vertex| vertex.payloads().rev()) {
             if payload.valid_until_ms < self.state.time_ms {

@@ -1,4 +1,5 @@
-//! Pairs of objects that contradict each other, on their way into a vertex. What they prove is judged when it is executed.
+//! Pairs of objects that contradict each other, on their way into a vertex. What they prove is
+//! judged when it is executed.
 
 use super::{Engine, MAX_ITEMS_WAITING, ViolationKind};
 use crate::{
@@ -9,7 +10,8 @@ use crate::{
 use std::sync::Arc;
 
 impl Engine {
-    /// Somebody contradicted himself: counts it, and has it sealed if it can still count on the chain.
+    /// Somebody contradicted himself: counts it, and has it sealed if it can still count on the
+    /// chain.
     pub(super) fn accuse(&mut self, evidence: Evidence) {
         let Some(offence) = evidence.offence() else { return };
         self.violation(offence.accused, ViolationKind::Equivocation);
@@ -18,7 +20,8 @@ impl Engine {
         }
     }
 
-    /// Keeps a system item until it can be sealed. One of each offence; what there is no room for is dropped.
+    /// Keeps a system item until it can be sealed. One of each offence; what there is no room for
+    /// is dropped.
     pub(super) fn take_item(&mut self, item: Item) {
         let known = self.items.iter().any(|known| match (known, &item) {
             (Item::Evidence(a), Item::Evidence(b)) => a.offence() == b.offence(),
@@ -34,7 +37,8 @@ impl Engine {
                 self.items.push_front(item);
             }
             Item::Evidence(evidence) => {
-                let sealed = evidence.offence().is_none_or(|offence| self.sealed.contains(&offence));
+                let sealed =
+                    evidence.offence().is_none_or(|offence| self.sealed.contains(&offence));
                 if !sealed && self.items.len() < MAX_ITEMS_WAITING {
                     self.items.push_back(item);
                 }
@@ -47,7 +51,10 @@ impl Engine {
         let (state, validators) = (&self.state, &self.validators);
         self.items.retain(|item| match item {
             Item::Evidence(evidence) => state.could_count(validators, evidence).is_some(),
-            Item::Reconfig(order) => order.reconfig.epoch == validators.epoch && order.reconfig.valid_until_ms >= state.time_ms,
+            Item::Reconfig(order) => {
+                order.reconfig.epoch == validators.epoch
+                    && order.reconfig.valid_until_ms >= state.time_ms
+            }
         });
     }
 
@@ -63,7 +70,8 @@ impl Engine {
         items
     }
 
-    /// Of this node's own items in an executed sequence those beyond what is judged: they are sealed again.
+    /// Of this node's own items in an executed sequence those beyond what is judged: they are
+    /// sealed again.
     pub(super) fn take_back_void_items(&mut self, vertices: &[Arc<CheckedVertex>]) {
         let own = self.own_id();
         let of_own = vertices.iter().filter(|vertex| Some(vertex.header().author) == own);
@@ -77,9 +85,16 @@ impl Engine {
     }
 
     /// Two vertices of one slot.
-    pub(super) fn accuse_of_fork(&mut self, first: &Arc<CheckedVertex>, second: &Arc<CheckedVertex>) {
+    pub(super) fn accuse_of_fork(
+        &mut self,
+        first: &Arc<CheckedVertex>,
+        second: &Arc<CheckedVertex>,
+    ) {
         let signed = |vertex: &CheckedVertex| {
-            Box::new(SignedHeader { header: vertex.header().clone(), signature: vertex.vertex().signature.clone() })
+            Box::new(SignedHeader {
+                header: vertex.header().clone(),
+                signature: vertex.vertex().signature.clone(),
+            })
         };
         self.accuse(Evidence::Fork(signed(first), signed(second)));
     }
@@ -88,10 +103,18 @@ impl Engine {
     pub(super) fn refuses_for_items(&self, vertex: &Vertex) -> bool {
         mutant!(ItemsJudgedOnArrival)
             && vertex.items.iter().any(|item| match item {
-                Item::Evidence(evidence) => self.state.could_count(&self.validators, evidence).is_none(),
-                Item::Reconfig(order) => {
-                    order.apply(self.chain_id, &self.validators, &self.state, self.state.time_ms, &*self.verifier).is_err()
+                Item::Evidence(evidence) => {
+                    self.state.could_count(&self.validators, evidence).is_none()
                 }
+                Item::Reconfig(order) => order
+                    .apply(
+                        self.chain_id,
+                        &self.validators,
+                        &self.state,
+                        self.state.time_ms,
+                        &*self.verifier,
+                    )
+                    .is_err(),
             })
     }
 }

@@ -1,4 +1,5 @@
-//! EXECUTE: what a quorum decided becomes final, in the same order and with the same outcomes everywhere.
+//! EXECUTE: what a quorum decided becomes final, in the same order and with the same outcomes
+//! everywhere.
 
 use super::{Engine, Execution, Now, Write};
 use crate::{
@@ -16,13 +17,16 @@ use std::sync::Arc;
 const HASHES_KEPT: usize = 256;
 
 impl Engine {
-    /// Carries out what a quorum committed in this view, once all its data is here. Says whether it did.
+    /// Carries out what a quorum committed in this view, once all its data is here. Says whether it
+    /// did.
     pub(super) fn execute_decided(&mut self, now: Now) -> bool {
         if self.successor.is_some() {
             return false;
         }
         let Some(digest) = self.round.decided(self.quorum().q) else { return false };
-        let Some(proposed) = self.round.proposed.as_ref().filter(|p| p.digest == digest) else { return false };
+        let Some(proposed) = self.round.proposed.as_ref().filter(|p| p.digest == digest) else {
+            return false;
+        };
         let proposal = proposed.proposal.clone();
         if proposal.prev != self.state.chain_hash {
             self.turn.diverged = Some(format!(
@@ -33,13 +37,22 @@ impl Engine {
         }
         let Some(vertices) = self.order(&proposal) else { return false };
         let (epoch, leader, q) = (self.validators.epoch, self.leader(), self.quorum().q);
-        let certificate = self.round.certificate(epoch, Phase::Commit, self.view, proposal.sequence, digest, leader, q);
+        let certificate = self.round.certificate(
+            epoch,
+            Phase::Commit,
+            self.view,
+            proposal.sequence,
+            digest,
+            leader,
+            q,
+        );
         self.execute(now, proposal, vertices, certificate.map(Proof::Commit));
         true
     }
 
-    /// The vertices that a proposal makes final, in their order: by height above the lane's decided tip, then by lane,
-    /// beginning with another one in each sequence. Nothing while some are missing.
+    /// The vertices that a proposal makes final, in their order: by height above the lane's decided
+    /// tip, then by lane, beginning with another one in each sequence. Nothing while some are
+    /// missing.
     pub(super) fn order(&self, proposal: &Proposal) -> Option<Vec<Arc<CheckedVertex>>> {
         let n = self.lanes.len() as u64;
         let mut ordered = Vec::new();
@@ -53,7 +66,13 @@ impl Engine {
     }
 
     /// Makes a decision final. Its proof is there, or a later record's is.
-    pub(super) fn execute(&mut self, now: Now, proposal: Proposal, vertices: Vec<Arc<CheckedVertex>>, proof: Option<Proof>) {
+    pub(super) fn execute(
+        &mut self,
+        now: Now,
+        proposal: Proposal,
+        vertices: Vec<Arc<CheckedVertex>>,
+        proof: Option<Proof>,
+    ) {
         let record = Record { vertices: vertices.iter().map(|v| v.id()).collect(), proposal };
         let Proposal { sequence, time_ms, origin_view, .. } = record.proposal;
         let mut chain_hash = record.chain_hash(&self.domain());
@@ -65,8 +84,12 @@ impl Engine {
         let mut outcomes = Vec::with_capacity(vertices.len());
         for vertex in &vertices {
             let author = vertex.header().author;
-            let of_vertex: Vec<Outcome> =
-                vertex.payloads().map(|(id, payload)| self.recent.execute(author, share, id, payload, sequence, time_ms)).collect();
+            let of_vertex: Vec<Outcome> = vertex
+                .payloads()
+                .map(|(id, payload)| {
+                    self.recent.execute(author, share, id, payload, sequence, time_ms)
+                })
+                .collect();
             self.state.add_outcomes(vertex, &of_vertex);
             outcomes.push(of_vertex);
         }
@@ -74,14 +97,29 @@ impl Engine {
             lane.decide(*tip);
         }
         let validators = Arc::clone(&self.validators);
-        self.state.executed(&validators, sequence, origin_view, chain_hash, time_ms, record.proposal.cut.clone());
-        let judged = self.state.judge_items(self.chain_id, &validators, self.previous.as_deref(), &vertices, &*self.verifier);
+        self.state.executed(
+            &validators,
+            sequence,
+            origin_view,
+            chain_hash,
+            time_ms,
+            record.proposal.cut.clone(),
+        );
+        let judged = self.state.judge_items(
+            self.chain_id,
+            &validators,
+            self.previous.as_deref(),
+            &vertices,
+            &*self.verifier,
+        );
         self.successor.clone_from(&judged.successor);
         self.note_chain_hash(sequence, chain_hash);
         if let Some(proof) = &proof {
             self.prove(sequence, chain_hash, proof.clone());
             // A decision of this view shows that it has begun.
-            if matches!(proof, Proof::Commit(certificate) if certificate.view == self.view) && !self.active {
+            if matches!(proof, Proof::Commit(certificate) if certificate.view == self.view)
+                && !self.active
+            {
                 self.active = true;
                 self.status_due = true;
             }
@@ -114,7 +152,8 @@ impl Engine {
     /// This node can prove what it executed up to here: what it prepared below is decided.
     pub(super) fn prove(&mut self, sequence: Sequence, chain_hash: Hash, proof: Proof) {
         self.certified = (sequence, chain_hash, Some(proof));
-        if self.prepared.as_ref().is_some_and(|prepared| prepared.certificate.sequence <= sequence) {
+        if self.prepared.as_ref().is_some_and(|prepared| prepared.certificate.sequence <= sequence)
+        {
             self.prepared = None;
         }
     }

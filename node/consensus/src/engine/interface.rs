@@ -50,7 +50,15 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         let ms = Duration::from_millis;
-        Self { pace: ms(6), seal_floor: ms(6), seal_wait: ms(20), status: ms(50), patience: ms(100), timeout: ms(250), idle: ms(1_000) }
+        Self {
+            pace: ms(6),
+            seal_floor: ms(6),
+            seal_wait: ms(20),
+            status: ms(50),
+            patience: ms(100),
+            timeout: ms(250),
+            idle: ms(1_000),
+        }
     }
 }
 
@@ -84,7 +92,8 @@ pub const MAX_BEHIND_MS: u64 = 10_000;
 pub struct Config {
     /// The chain.
     pub chain_id: Hash,
-    /// The keys that this node has: its own, and while it rotates the next one. Whichever is a member's signs.
+    /// The keys that this node has: its own, and while it rotates the next one. Whichever is a
+    /// member's signs.
     pub signers: Vec<Arc<dyn Signer>>,
     /// Checks the others' signatures.
     pub verifier: Arc<dyn Verifier>,
@@ -101,7 +110,8 @@ pub struct Config {
 pub struct Recovered {
     /// The validators of the newest epoch that was opened here.
     pub validators: Arc<Validators>,
-    /// Those of the epoch before; needed in every epoch but the first, or evidence would be judged otherwise than elsewhere.
+    /// Those of the epoch before; needed in every epoch but the first, or evidence would be judged
+    /// otherwise than elsewhere.
     pub previous: Option<Arc<Validators>>,
     /// Those of the next epoch, if the newest sequence ended this one and it is not opened yet.
     pub successor: Option<Arc<Validators>>,
@@ -127,16 +137,18 @@ pub struct Recovered {
     pub votes: Vec<Vote>,
     /// The newest thing of each kind that this node signed.
     pub mark: Mark,
-    /// Somebody showed a signature of this node's that it does not remember: it never signs again with that key.
+    /// Somebody showed a signature of this node's that it does not remember: it never signs again
+    /// with that key.
     pub stale: bool,
     /// This node's newest checkpoint.
     pub checkpoint: Option<Checkpoint>,
     /// The stable checkpoint.
     pub stable: Option<Arc<CheckpointCertificate>>,
-    /// Payloads that executed at most [`crate::REMEMBERED_MS`] before the newest record's time, also in the epochs before, and
-    /// whose `valid_until` is not in a second before it.
+    /// Payloads that executed at most [`crate::REMEMBERED_MS`] before the newest record's time,
+    /// also in the epochs before, and whose `valid_until` is not in a second before it.
     pub recent: Vec<Remembered>,
-    /// This node's own vertices of older epochs that no sequence decided, by height: what was in them is sealed anew.
+    /// This node's own vertices of older epochs that no sequence decided, by height: what was in
+    /// them is sealed anew.
     pub left_behind: Vec<Arc<CheckedVertex>>,
 }
 
@@ -207,7 +219,8 @@ pub enum Input {
 pub enum Write {
     /// A vertex, before it is sent or acknowledged.
     Vertex(Arc<CheckedVertex>),
-    /// A vote, before it is sent; with the proposal and the leader's vote for it, unless it is a COMMIT.
+    /// A vote, before it is sent; with the proposal and the leader's vote for it, unless it is a
+    /// COMMIT.
     Vote {
         /// What this node voted.
         vote: Vote,
@@ -222,11 +235,13 @@ pub enum Write {
     NewView(Arc<NewView>),
     /// This node's word for a state, before it is sent.
     Checkpoint(Checkpoint),
-    /// A checkpoint is stable and its sequence executed: votes, prepared and commit certificates up to it may go.
+    /// A checkpoint is stable and its sequence executed: votes, prepared and commit certificates up
+    /// to it may go.
     Stable(Arc<CheckpointCertificate>),
     /// A decision. Needs no fsync of its own: a quorum holds its certificate durably.
     Execution(Arc<Execution>),
-    /// What proves an executed sequence, learnt after its execution was written. Before this node votes on top of it.
+    /// What proves an executed sequence, learnt after its execution was written. Before this node
+    /// votes on top of it.
     Proof(Sequence, Proof),
     /// The next epoch begins. Its views, votes and undecided vertices start afresh.
     Epoch {
@@ -237,7 +252,8 @@ pub enum Write {
         /// The state with which it begins.
         state: Box<ChainState>,
     },
-    /// The newest thing of each kind that this node signed. In the batch of every signature; never collected.
+    /// The newest thing of each kind that this node signed. In the batch of every signature; never
+    /// collected.
     Mark(Mark),
     /// This node's key must never sign again.
     Stale,
@@ -287,7 +303,8 @@ pub struct Violation {
 pub enum ViolationKind {
     /// Two signed objects that contradict each other.
     Equivocation,
-    /// A signature or certificate that does not verify. Not proof against the signer: counted against the channel.
+    /// A signature or certificate that does not verify. Not proof against the signer: counted
+    /// against the channel.
     InvalidSignature,
     /// A message that no honest node sends.
     Malformed,
@@ -298,7 +315,8 @@ pub enum ViolationKind {
 pub struct Turn {
     /// To be made durable in this order.
     pub writes: Vec<Write>,
-    /// Whether the writes need an fsync before the sends. False when only executions are among them.
+    /// Whether the writes need an fsync before the sends. False when only executions are among
+    /// them.
     pub sync: bool,
     /// Messages, in order.
     pub sends: Vec<(Recipient, Message)>,

@@ -1,6 +1,6 @@
-//! One author's lane above its decided tip: the first chain of vertices that this node holds, until a proposal or a
-//! decision names another one: an honest node obeys what is named, whatever it saw first, or an author who forks could
-//! keep it from voting for ever.
+//! One author's lane above its decided tip: the first chain of vertices that this node holds, until
+//! a proposal or a decision names another one: an honest node obeys what is named, whatever it saw
+//! first, or an author who forks could keep it from voting for ever.
 
 use crate::{
     hash::Hash,
@@ -15,18 +15,22 @@ use std::{
 /// How many vertices whose parents are missing are kept for a lane.
 const MAX_WAITING: usize = 64;
 
-/// How many vertices of one slot are kept while a named tip is looked for, beside the one that is known to be needed.
+/// How many vertices of one slot are kept while a named tip is looked for, beside the one that is
+/// known to be needed.
 const MAX_CANDIDATES: usize = 3;
 
-/// Bytes of vertices in memory that nobody named: of the chain, of those that wait, and of candidates.
+/// Bytes of vertices in memory that nobody named: of the chain, of those that wait, and of
+/// candidates.
 const MAX_CHAIN_BYTES: usize = 8 << 20;
 const MAX_WAITING_BYTES: usize = 1 << 20;
 const MAX_CANDIDATE_BYTES: usize = 4 << 20;
 
-/// How many heights of a fork are asked for at a time: as many full vertices as one answer may hold.
+/// How many heights of a fork are asked for at a time: as many full vertices as one answer may
+/// hold.
 const FORK_WINDOW: u64 = 16;
 
-/// How many branches are kept beside the chain: that of the newest vote and that of the prepared certificate.
+/// How many branches are kept beside the chain: that of the newest vote and that of the prepared
+/// certificate.
 const MAX_PINNED: usize = 2;
 
 /// What became of a vertex that was offered to a lane.
@@ -53,7 +57,8 @@ pub(super) struct Lane {
     wanted: Option<Wanted>,
     /// The vertex at the decided tip, if it was decided since the start.
     last_decided: Option<Arc<CheckedVertex>>,
-    /// Tips of branches that a prepared proposal named: what leads to them is kept until the sequence is decided.
+    /// Tips of branches that a prepared proposal named: what leads to them is kept until the
+    /// sequence is decided.
     pinned: VecDeque<Tip>,
     /// Vertices of such branches that another branch took the place of.
     beside: BTreeMap<Height, Vec<Arc<CheckedVertex>>>,
@@ -87,7 +92,12 @@ impl Lane {
 
     /// How many vertices are held beside the chain.
     pub(super) fn beside(&self) -> usize {
-        let wanted = self.wanted.iter().flat_map(|wanted| wanted.candidates.values()).map(Vec::len).sum::<usize>();
+        let wanted = self
+            .wanted
+            .iter()
+            .flat_map(|wanted| wanted.candidates.values())
+            .map(Vec::len)
+            .sum::<usize>();
         self.waiting.len() + wanted + self.beside.values().map(Vec::len).sum::<usize>()
     }
 
@@ -98,7 +108,9 @@ impl Lane {
 
     /// The vertex that is held in a slot.
     pub(super) fn in_slot(&self, height: Height) -> Option<&Arc<CheckedVertex>> {
-        self.at(height).or_else(|| self.last_decided.as_ref().filter(|vertex| vertex.header().height == height))
+        self.at(height).or_else(|| {
+            self.last_decided.as_ref().filter(|vertex| vertex.header().height == height)
+        })
     }
 
     /// Keeps what leads to `tip` until the lane is decided past it.
@@ -131,17 +143,22 @@ impl Lane {
         tip == self.decided || self.at(tip.height).is_some_and(|v| v.id() == tip.id)
     }
 
-    /// Whether another vertex than this is held in its slot, or it is below the decided one: it can never be held.
+    /// Whether another vertex than this is held in its slot, or it is below the decided one: it can
+    /// never be held.
     pub(super) fn contradicts(&self, tip: Tip) -> bool {
         tip.height < self.decided.height
             || (tip.height == self.decided.height && tip != self.decided)
             || self.at(tip.height).is_some_and(|v| v.id() != tip.id)
     }
 
-    /// Whether a vertex of this height can be taken, or tells something: what cannot is not worth checking.
+    /// Whether a vertex of this height can be taken, or tells something: what cannot is not worth
+    /// checking.
     pub(super) fn may_take(&self, height: Height, room: usize) -> bool {
         let top = self.tip().height;
-        self.wanted.is_some() || height <= top || (self.chain.len() < room && (height == top.next() || self.waiting.len() < MAX_WAITING))
+        self.wanted.is_some()
+            || height <= top
+            || (self.chain.len() < room
+                && (height == top.next() || self.waiting.len() < MAX_WAITING))
     }
 
     /// The vertex of the decided tip, given back after a restart.
@@ -178,11 +195,13 @@ impl Lane {
         }
         // What a start gives back was held before.
         let recalled = room == usize::MAX;
-        if self.chain.len() >= room || (!recalled && self.bytes + vertex.weight() > MAX_CHAIN_BYTES) {
+        if self.chain.len() >= room || (!recalled && self.bytes + vertex.weight() > MAX_CHAIN_BYTES)
+        {
             return Offer::Known;
         }
         if height > top.height.next() {
-            let full = self.waiting.len() >= MAX_WAITING || self.waiting_bytes + vertex.weight() > MAX_WAITING_BYTES;
+            let full = self.waiting.len() >= MAX_WAITING
+                || self.waiting_bytes + vertex.weight() > MAX_WAITING_BYTES;
             if self.waiting.contains_key(&height) || (full && !recalled) {
                 return Offer::Known;
             }
@@ -191,7 +210,8 @@ impl Lane {
             return Offer::Waits;
         }
         if vertex.header().parent != top.id {
-            // It extends a vertex that is not ours: a fork further down, which its parent will show.
+            // It extends a vertex that is not ours: a fork further down, which its parent will
+            // show.
             return Offer::Known;
         }
         let mut extended = vec![vertex];
@@ -213,8 +233,8 @@ impl Lane {
         Offer::Extended(extended)
     }
 
-    /// A proposal or a decision names `tip`. From now on whatever leads to it is kept, and takes the place of the
-    /// first chain once it is complete. Returns what that adds now.
+    /// A proposal or a decision names `tip`. From now on whatever leads to it is kept, and takes
+    /// the place of the first chain once it is complete. Returns what that adds now.
     pub(super) fn want(&mut self, tip: Tip) -> Vec<Arc<CheckedVertex>> {
         if tip.height <= self.decided.height || self.holds(tip) {
             self.wanted = None;
@@ -257,8 +277,15 @@ impl Lane {
         let mut tip = wanted.tip;
         let mut path = Vec::new();
         while tip.height > self.decided.height {
-            let candidates = [&wanted.candidates, &self.beside].into_iter().filter_map(|held| held.get(&tip.height)).flatten();
-            let Some(vertex) = candidates.chain(self.at(tip.height)).find(|vertex| vertex.id() == tip.id) else { break };
+            let candidates = [&wanted.candidates, &self.beside]
+                .into_iter()
+                .filter_map(|held| held.get(&tip.height))
+                .flatten();
+            let Some(vertex) =
+                candidates.chain(self.at(tip.height)).find(|vertex| vertex.id() == tip.id)
+            else {
+                break;
+            };
             path.push(Arc::clone(vertex));
             tip = Tip { height: Height(tip.height.0 - 1), id: vertex.header().parent };
         }
@@ -270,14 +297,17 @@ impl Lane {
         self.path().map(|(_, tip)| tip).filter(|tip| tip.height > self.decided.height)
     }
 
-    /// Takes the chain to the wanted tip, if it is complete, in place of the first one. Returns what is new in it.
+    /// Takes the chain to the wanted tip, if it is complete, in place of the first one. Returns
+    /// what is new in it.
     fn reach_wanted(&mut self) -> Vec<Arc<CheckedVertex>> {
         if self.wanted.as_ref().is_some_and(|wanted| self.holds(wanted.tip)) {
             // It came by itself: what stands on it is kept.
             self.wanted = None;
             return Vec::new();
         }
-        let Some((mut path, _)) = self.path().filter(|(_, bottom)| *bottom == self.decided) else { return Vec::new() };
+        let Some((mut path, _)) = self.path().filter(|(_, bottom)| *bottom == self.decided) else {
+            return Vec::new();
+        };
         path.reverse();
         let before = std::mem::replace(&mut self.chain, path.iter().cloned().collect());
         let kept = self.beside.values().flatten().map(|vertex| vertex.id());
@@ -292,9 +322,17 @@ impl Lane {
 
     /// Of a chain that another one took the place of, keeps what leads to a pinned tip.
     fn keep_pinned(&mut self, chain: VecDeque<Arc<CheckedVertex>>) {
-        let highest = self.pinned.iter().filter(|tip| chain.iter().any(|vertex| vertex.tip() == **tip)).map(|tip| tip.height).max();
+        let highest = self
+            .pinned
+            .iter()
+            .filter(|tip| chain.iter().any(|vertex| vertex.tip() == **tip))
+            .map(|tip| tip.height)
+            .max();
         let Some(highest) = highest else { return };
-        for vertex in chain.into_iter().filter(|vertex| vertex.header().height <= highest && !self.holds(vertex.tip())).collect::<Vec<_>>()
+        for vertex in chain
+            .into_iter()
+            .filter(|vertex| vertex.header().height <= highest && !self.holds(vertex.tip()))
+            .collect::<Vec<_>>()
         {
             let slot = self.beside.entry(vertex.header().height).or_default();
             if slot.len() < MAX_PINNED && slot.iter().all(|known| known.id() != vertex.id()) {
@@ -306,7 +344,10 @@ impl Lane {
     /// The heights (above, up to) where a wanted tip forks off from what is held.
     pub(super) fn forked(&self) -> Option<(Height, Height)> {
         let needed = self.needed().filter(|needed| needed.height <= self.tip().height)?;
-        Some((Height(self.decided.height.0.max(needed.height.0.saturating_sub(FORK_WINDOW))), needed.height))
+        Some((
+            Height(self.decided.height.0.max(needed.height.0.saturating_sub(FORK_WINDOW))),
+            needed.height,
+        ))
     }
 
     /// The height below the first vertex that waits for its parent.
@@ -369,7 +410,16 @@ mod tests {
     fn after(previous: Tip, branch: u64) -> Arc<CheckedVertex> {
         let signer = Nobody(PublicKey(Box::new([0; PublicKey::SIZE])));
         let domain = Domain { chain_id: Hash::ZERO, epoch: Epoch(0) };
-        Arc::new(CheckedVertex::seal(&domain, &signer, NodeId(0), previous, Vec::new(), branch, Vec::new(), Vec::new()))
+        Arc::new(CheckedVertex::seal(
+            &domain,
+            &signer,
+            NodeId(0),
+            previous,
+            Vec::new(),
+            branch,
+            Vec::new(),
+            Vec::new(),
+        ))
     }
 
     fn chain(from: Tip, branch: u64, count: usize) -> Vec<Arc<CheckedVertex>> {
@@ -408,7 +458,9 @@ mod tests {
     fn the_first_vertex_of_a_slot_stays_and_another_is_a_fork() {
         let mut lane = Lane::default();
         let (a, b) = (chain(Tip::default(), 1, 3), chain(Tip::default(), 2, 3));
-        a.iter().for_each(|v| assert_eq!(lane.offer(v.clone(), ROOM), Offer::Extended(vec![v.clone()])));
+        a.iter().for_each(|v| {
+            assert_eq!(lane.offer(v.clone(), ROOM), Offer::Extended(vec![v.clone()]))
+        });
         assert_eq!(lane.offer(b[0].clone(), ROOM), Offer::Fork);
         assert_eq!(lane.offer(b[2].clone(), ROOM), Offer::Fork);
         assert!(lane.contradicts(b[1].tip()) && !lane.contradicts(a[1].tip()));
@@ -433,7 +485,8 @@ mod tests {
         assert_eq!(heights(&lane.offer(a[0].clone(), 2)), [1]);
         assert_eq!(heights(&lane.offer(a[1].clone(), 2)), [2]);
         assert_eq!(lane.offer(a[2].clone(), 2), Offer::Known);
-        let waiting = a.iter().skip(3).filter(|v| lane.offer((*v).clone(), ROOM) == Offer::Waits).count();
+        let waiting =
+            a.iter().skip(3).filter(|v| lane.offer((*v).clone(), ROOM) == Offer::Waits).count();
         assert_eq!(waiting, MAX_WAITING);
     }
 
@@ -446,7 +499,11 @@ mod tests {
         lane.decide(a[2].tip());
         assert_eq!((lane.decided(), lane.tip(), lane.undecided()), (a[2].tip(), a[3].tip(), 1));
         assert_eq!(lane.offer(a[1].clone(), ROOM), Offer::Known);
-        assert_eq!(lane.offer(after(a[0].tip(), 9), ROOM), Offer::Known, "a fork below the decided tip is of no use");
+        assert_eq!(
+            lane.offer(after(a[0].tip(), 9), ROOM),
+            Offer::Known,
+            "a fork below the decided tip is of no use"
+        );
         assert_eq!(lane.between(a[3].tip()).unwrap().count(), 1);
         assert!(lane.between(a[1].tip()).is_none());
         assert!(lane.between(Tip { height: Height(u64::MAX), id: Hash::ZERO }).is_none());
@@ -464,7 +521,11 @@ mod tests {
         assert_eq!(lane.offer(b[0].clone(), ROOM), Offer::Fork);
         assert_eq!(lane.forked(), Some((Height(0), Height(3))), "the one between is needed");
         assert_eq!(lane.tip(), a[4].tip(), "nothing is given up before");
-        assert_eq!(heights(&lane.offer(b[1].clone(), ROOM)), [2, 3, 4], "the common one was held already");
+        assert_eq!(
+            heights(&lane.offer(b[1].clone(), ROOM)),
+            [2, 3, 4],
+            "the common one was held already"
+        );
         assert!(lane.holds(b[2].tip()) && lane.holds(a[0].tip()) && !lane.holds(a[1].tip()));
         assert_eq!(lane.forked(), None);
     }
@@ -481,7 +542,8 @@ mod tests {
         b.iter().rev().for_each(|v| drop(lane.offer(v.clone(), ROOM)));
         assert!(lane.holds(b[2].tip()) && !lane.holds(a[4].tip()));
         assert_eq!(lane.beside(), 4, "what leads to the pinned tip and is not in the chain");
-        // And a still later one the first branch again: nothing has to be fetched, and nothing is written again.
+        // And a still later one the first branch again: nothing has to be fetched, and nothing is
+        // written again.
         assert!(lane.want(a[4].tip()).is_empty());
         assert!(lane.holds(a[4].tip()), "it was kept");
         assert_eq!(lane.forked(), None);

@@ -1,7 +1,8 @@
 //! The engine: what one validator does, as a pure state machine.
 //!
-//! It has no clock, thread, socket, disk or randomness. A driver feeds it with [`Engine::handle`], any number of times,
-//! and then takes the [`Turn`] that follows with [`Engine::end_turn`]. The rule that makes it safe:
+//! It has no clock, thread, socket, disk or randomness. A driver feeds it with [`Engine::handle`],
+//! any number of times, and then takes the [`Turn`] that follows with [`Engine::end_turn`]. The
+//! rule that makes it safe:
 //!
 //! > **Everything in [`Turn::writes`] is durable before anything in [`Turn::sends`] leaves.**
 //!
@@ -60,8 +61,8 @@ use checkpoints::Checkpoints;
 use election::Election;
 pub use election::Reason;
 pub use interface::{
-    Config, Execution, Input, Limits, MAX_ADVANCE, MAX_AHEAD_MS, MAX_BEHIND_MS, Now, Recipient, Recovered, Remembered, Sizes, Timing, Turn,
-    Violation, ViolationKind, Write,
+    Config, Execution, Input, Limits, MAX_ADVANCE, MAX_AHEAD_MS, MAX_BEHIND_MS, Now, Recipient,
+    Recovered, Remembered, Sizes, Timing, Turn, Violation, ViolationKind, Write,
 };
 use lane::Lane;
 use peer::Peer;
@@ -111,8 +112,8 @@ pub struct Engine {
 
     // ---- the chain
     state: ChainState,
-    /// The newest executed sequence of the epoch that this node can prove, its chain hash and the proof (none at the
-    /// opening). Only from here on does it vote.
+    /// The newest executed sequence of the epoch that this node can prove, its chain hash and the
+    /// proof (none at the opening). Only from here on does it vote.
     certified: (Sequence, Hash, Option<Proof>),
     /// The newest chain hashes, oldest first.
     hashes: VecDeque<(Sequence, Hash)>,
@@ -171,8 +172,19 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, recovered: Recovered) -> Self {
         let Config { chain_id, signers, verifier, timing, limits, seed } = config;
-        let Recovered { validators, previous, successor, opening, opened_by, state, certified, undecided, .. } = recovered;
-        let (view_change, new_view, prepared) = (recovered.view_change, recovered.new_view, recovered.prepared);
+        let Recovered {
+            validators,
+            previous,
+            successor,
+            opening,
+            opened_by,
+            state,
+            certified,
+            undecided,
+            ..
+        } = recovered;
+        let (view_change, new_view, prepared) =
+            (recovered.view_change, recovered.new_view, recovered.prepared);
         let own = standing::own_key(&validators, &signers);
         let n = validators.members.len();
         let mut engine = Self {
@@ -225,9 +237,22 @@ impl Engine {
             own,
             state,
         };
-        let stable = engine.checkpoints.stable.clone().filter(|stable| stable.state.epoch == engine.validators.epoch);
-        let stable = stable.map(|stable| (stable.state.sequence, stable.state.chain_hash, Proof::Checkpoint(stable.as_ref().clone())));
-        let proven = [certified, stable].into_iter().flatten().filter(|(sequence, ..)| *sequence > engine.opening.sequence);
+        let stable = engine
+            .checkpoints
+            .stable
+            .clone()
+            .filter(|stable| stable.state.epoch == engine.validators.epoch);
+        let stable = stable.map(|stable| {
+            (
+                stable.state.sequence,
+                stable.state.chain_hash,
+                Proof::Checkpoint(stable.as_ref().clone()),
+            )
+        });
+        let proven = [certified, stable]
+            .into_iter()
+            .flatten()
+            .filter(|(sequence, ..)| *sequence > engine.opening.sequence);
         if let Some((sequence, chain_hash, proof)) = proven.max_by_key(|(sequence, ..)| *sequence) {
             engine.certified = (sequence, chain_hash, Some(proof));
         }
@@ -241,7 +266,10 @@ impl Engine {
         engine.recall_votes(recovered.proposal, recovered.votes);
         engine.want_named();
         for vertex in undecided {
-            if let Some(lane) = engine.position(vertex.header().author).and_then(|position| engine.lanes.get_mut(position)) {
+            if let Some(lane) = engine
+                .position(vertex.header().author)
+                .and_then(|position| engine.lanes.get_mut(position))
+            {
                 if vertex.tip() == lane.decided() {
                     lane.recall_decided(vertex);
                 } else {
@@ -257,7 +285,9 @@ impl Engine {
     /// Takes in what happened. What follows from it comes with [`Self::end_turn`].
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
-            Input::Message { from, message } if Some(from) != self.own_id() => self.receive(now, from, message),
+            Input::Message { from, message } if Some(from) != self.own_id() => {
+                self.receive(now, from, message)
+            }
             Input::Message { from, .. } => self.violation(from, ViolationKind::Malformed),
             Input::Connected(peer) => self.reconnected(peer),
             Input::Submit(payload) => self.submit(now, payload),
@@ -306,13 +336,20 @@ impl Engine {
     fn receive(&mut self, now: Now, from: NodeId, message: Message) {
         match message {
             // What proves itself may come from anyone.
-            Message::Fetched(vertex) => self.receive_vertex(from, Arc::unwrap_or_clone(vertex), true),
-            Message::Records { epoch, records, proof } => self.receive_records(now, from, epoch, records, proof),
+            Message::Fetched(vertex) => {
+                self.receive_vertex(from, Arc::unwrap_or_clone(vertex), true)
+            }
+            Message::Records { epoch, records, proof } => {
+                self.receive_records(now, from, epoch, records, proof)
+            }
             Message::Stable(certificate) => self.receive_stable(now, from, certificate),
             Message::Status(status) => self.receive_status(now, from, status),
             Message::Recalled(recalled) => self.receive_recalled(from, *recalled),
-            // Everything else is between members of one epoch. Who is in another one is told so by Status.
-            message if self.position(from).is_some() => self.receive_from_member(now, from, message),
+            // Everything else is between members of one epoch. Who is in another one is told so by
+            // Status.
+            message if self.position(from).is_some() => {
+                self.receive_from_member(now, from, message)
+            }
             _ => {}
         }
     }
@@ -322,17 +359,28 @@ impl Engine {
             self.election.heard_leader(now);
         }
         match message {
-            Message::Vertex(vertex) => self.receive_vertex(from, Arc::unwrap_or_clone(vertex), false),
+            Message::Vertex(vertex) => {
+                self.receive_vertex(from, Arc::unwrap_or_clone(vertex), false)
+            }
             Message::Acknowledge { epoch, tips } => self.receive_acknowledgement(from, epoch, tips),
-            Message::PrePrepare { proposal, vote } => self.receive_proposal(now, from, proposal, vote),
+            Message::PrePrepare { proposal, vote } => {
+                self.receive_proposal(now, from, proposal, vote)
+            }
             Message::Vote(vote) => self.receive_vote(from, &vote),
             Message::ViewChange(change) => self.receive_view_change(from, change),
             Message::NewView(new_view) => self.receive_new_view(now, from, new_view),
             Message::Checkpoint(checkpoint) => self.receive_checkpoint(from, checkpoint),
             Message::Recall => self.answer_recall(now, from),
-            // The driver answers these from the store; they never come this far. The others were taken above.
-            Message::FetchRecords { .. } | Message::FetchLane { .. } => self.violation(from, ViolationKind::Malformed),
-            Message::Status(_) | Message::Fetched(_) | Message::Records { .. } | Message::Stable(_) | Message::Recalled(_) => {}
+            // The driver answers these from the store; they never come this far. The others were
+            // taken above.
+            Message::FetchRecords { .. } | Message::FetchLane { .. } => {
+                self.violation(from, ViolationKind::Malformed)
+            }
+            Message::Status(_)
+            | Message::Fetched(_)
+            | Message::Records { .. }
+            | Message::Stable(_)
+            | Message::Recalled(_) => {}
         }
     }
 
@@ -345,8 +393,8 @@ impl Engine {
     }
 
     fn persist(&mut self, write: Write) {
-        let needs_no_sync =
-            matches!(write, Write::Execution(_)) || (mutant!(VoteBeforeDurable) && matches!(write, Write::Vote { .. } | Write::Mark(_)));
+        let needs_no_sync = matches!(write, Write::Execution(_))
+            || (mutant!(VoteBeforeDurable) && matches!(write, Write::Vote { .. } | Write::Mark(_)));
         self.turn.sync |= !needs_no_sync;
         self.turn.writes.push(write);
     }
@@ -452,7 +500,8 @@ impl Engine {
         self.state.time_ms
     }
 
-    /// The state after the newest executed sequence: reputation, bans and all else that follows from the chain.
+    /// The state after the newest executed sequence: reputation, bans and all else that follows
+    /// from the chain.
     #[must_use]
     pub const fn state(&self) -> &ChainState {
         &self.state

@@ -47,8 +47,8 @@ pub(super) struct Peer {
     pub(super) status: Option<(Status, Duration)>,
     /// Its view, sequence and vote.
     pub(super) progress: Standstill,
-    /// Its acknowledgement of this node's lane. Apart from the above: a cluster that goes on deciding other lanes must not
-    /// keep this one from being repaired.
+    /// Its acknowledgement of this node's lane. Apart from the above: a cluster that goes on
+    /// deciding other lanes must not keep this one from being repaired.
     pub(super) lane: Standstill,
     /// Its stable checkpoint.
     pub(super) checkpoint: Standstill,
@@ -58,7 +58,8 @@ pub(super) struct Peer {
     pub(super) newest_vote: Option<Vote>,
     /// When it was told last what it signed, or what ended its epoch.
     pub(super) told: Option<Duration>,
-    /// The whole of it, while this node would lead that view; and whether all of it was found to verify.
+    /// The whole of it, while this node would lead that view; and whether all of it was found to
+    /// verify.
     pub(super) view_change: Option<(Arc<ViewChange>, Option<bool>)>,
 }
 

@@ -1,4 +1,5 @@
-//! The engine's only chance: SplitMix64 (Steele, Lea, Flood, OOPSLA'14) from an injected seed. It spreads timeouts, nothing else.
+//! The engine's only chance: SplitMix64 (Steele, Lea, Flood, OOPSLA'14) from an injected seed. It
+//! spreads timeouts, nothing else.
 
 use std::time::Duration;
 

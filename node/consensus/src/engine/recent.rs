@@ -1,8 +1,9 @@
 //! The ids of executed payloads that are still valid: what makes a payload take effect once.
 //!
-//! An id is kept while its `valid_until` is not before the newest record's time, to the second. Its first 16 bytes are
-//! enough: whoever finds a collision hurts only payloads of his own. Of each lane only a share is kept: a lane that has
-//! used up its own waits, and takes nothing from the others. All of this follows from the chain alone.
+//! An id is kept while its `valid_until` is not before the newest record's time, to the second. Its
+//! first 16 bytes are enough: whoever finds a collision hurts only payloads of his own. Of each
+//! lane only a share is kept: a lane that has used up its own waits, and takes nothing from the
+//! others. All of this follows from the chain alone.
 
 use crate::{
     hash::Hash,
@@ -28,19 +29,31 @@ pub(super) struct RecentIds {
 }
 
 impl RecentIds {
-    /// What becomes of a payload that a decision of this sequence and time orders, from a lane with this share.
-    pub(super) fn execute(&mut self, author: NodeId, share: u64, id: Hash, payload: &Payload, sequence: Sequence, time_ms: u64) -> Outcome {
+    /// What becomes of a payload that a decision of this sequence and time orders, from a lane with
+    /// this share.
+    pub(super) fn execute(
+        &mut self,
+        author: NodeId,
+        share: u64,
+        id: Hash,
+        payload: &Payload,
+        sequence: Sequence,
+        time_ms: u64,
+    ) -> Outcome {
         let valid_until = payload.valid_until_ms;
         if time_ms > valid_until {
             return Outcome::Expired;
         }
-        if let Some(executed_at) = self.executed_at(id, valid_until).filter(|_| !mutant!(PayloadTwice)) {
+        if let Some(executed_at) =
+            self.executed_at(id, valid_until).filter(|_| !mutant!(PayloadTwice))
+        {
             return Outcome::Duplicate { executed_at };
         }
         if valid_until > time_ms.saturating_add(VALIDITY_WINDOW_MS) {
             return Outcome::Early;
         }
-        if self.by_author.get(&author).is_some_and(|used| *used >= share) && !mutant!(ShareIgnored) {
+        if self.by_author.get(&author).is_some_and(|used| *used >= share) && !mutant!(ShareIgnored)
+        {
             return Outcome::Crowded;
         }
         self.remember(author, id, valid_until, sequence);
@@ -53,7 +66,13 @@ impl RecentIds {
     }
 
     /// Notes an executed payload (also when read back from the store).
-    pub(super) fn remember(&mut self, author: NodeId, id: Hash, valid_until_ms: u64, sequence: Sequence) {
+    pub(super) fn remember(
+        &mut self,
+        author: NodeId,
+        id: Hash,
+        valid_until_ms: u64,
+        sequence: Sequence,
+    ) {
         let second = self.seconds.entry(valid_until_ms / 1000).or_default();
         second.executed.insert(short(id), sequence);
         *second.by_author.entry(author).or_default() += 1;
@@ -77,7 +96,10 @@ impl RecentIds {
 
     /// How much of its share a lane has used up for a decision at `time_ms`.
     pub(super) fn used_at(&self, author: NodeId, time_ms: u64) -> u64 {
-        self.seconds.range(time_ms / 1000..).filter_map(|(_, second)| second.by_author.get(&author)).sum()
+        self.seconds
+            .range(time_ms / 1000..)
+            .filter_map(|(_, second)| second.by_author.get(&author))
+            .sum()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -121,7 +143,10 @@ mod tests {
         let p = payload(100_900);
         recent.execute(A, 10, id, &p, Sequence(1), 90_000);
         recent.forget_before(100_899);
-        assert_eq!(recent.execute(A, 10, id, &p, Sequence(2), 100_899), Outcome::Duplicate { executed_at: Sequence(1) });
+        assert_eq!(
+            recent.execute(A, 10, id, &p, Sequence(2), 100_899),
+            Outcome::Duplicate { executed_at: Sequence(1) }
+        );
         recent.forget_before(101_000);
         assert_eq!(recent.len(), 0);
         assert_eq!(recent.execute(A, 10, id, &p, Sequence(3), 101_000), Outcome::Expired);
@@ -136,9 +161,15 @@ mod tests {
         assert_eq!(recent.execute(A, 2, ids[0], &soon, Sequence(1), now), Outcome::Executed);
         assert_eq!(recent.execute(A, 2, ids[1], &late, Sequence(1), now), Outcome::Executed);
         assert_eq!(recent.execute(A, 2, ids[2], &late, Sequence(1), now), Outcome::Crowded);
-        assert_eq!(recent.execute(A, 2, ids[1], &late, Sequence(2), now), Outcome::Duplicate { executed_at: Sequence(1) });
+        assert_eq!(
+            recent.execute(A, 2, ids[1], &late, Sequence(2), now),
+            Outcome::Duplicate { executed_at: Sequence(1) }
+        );
         assert_eq!(recent.execute(B, 2, ids[2], &late, Sequence(2), now), Outcome::Executed);
-        assert_eq!((recent.used_at(A, now), recent.used_at(A, 101_000), recent.used_at(B, now)), (2, 1, 1));
+        assert_eq!(
+            (recent.used_at(A, now), recent.used_at(A, 101_000), recent.used_at(B, now)),
+            (2, 1, 1)
+        );
         // A second later one of them can execute no more, and makes room.
         recent.forget_before(101_000);
         assert_eq!(recent.execute(A, 2, ids[3], &late, Sequence(3), 101_000), Outcome::Executed);

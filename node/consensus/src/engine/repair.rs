@@ -1,7 +1,8 @@
 //! Repair: the heartbeat, and sending again what a peer lacks.
 //!
-//! A channel loses what it held when it breaks. Who sees from a peer's Status that it stands still sends again what it
-//! lacks: votes of its view and sequence, what changes or begins its view, vertices, checkpoints, the end of its epoch.
+//! A channel loses what it held when it breaks. Who sees from a peer's Status that it stands still
+//! sends again what it lacks: votes of its view and sequence, what changes or begins its view,
+//! vertices, checkpoints, the end of its epoch.
 
 use super::{Engine, Now, Recipient, ViolationKind};
 use crate::{
@@ -18,9 +19,11 @@ const RESENT_VERTICES: usize = 8;
 impl Engine {
     // ---- the heartbeat
 
-    /// Sends Status to everyone when it is time, and at once when others wait for what changed in it.
+    /// Sends Status to everyone when it is time, and at once when others wait for what changed in
+    /// it.
     pub(super) fn heartbeat(&mut self, now: Now) {
-        let due = self.last_status.is_none_or(|last| now.at.saturating_sub(last) >= self.timing.status);
+        let due =
+            self.last_status.is_none_or(|last| now.at.saturating_sub(last) >= self.timing.status);
         if !due && !self.status_due {
             return;
         }
@@ -46,7 +49,8 @@ impl Engine {
         self.ask_what_was_signed();
     }
 
-    /// What was sent on the old channel may be lost; the peer's next Status will show what it lacks.
+    /// What was sent on the old channel may be lost; the peer's next Status will show what it
+    /// lacks.
     pub(super) fn reconnected(&mut self, peer: NodeId) {
         if let Some(peer) = self.position(peer).and_then(|position| self.peers.get_mut(position)) {
             peer.progress.forget();
@@ -62,7 +66,8 @@ impl Engine {
         if status.epoch < self.validators.epoch {
             return self.show_the_end_of_its_epoch(now, from, &status);
         }
-        let Some(position) = self.position(from).filter(|_| status.epoch == self.validators.epoch) else {
+        let Some(position) = self.position(from).filter(|_| status.epoch == self.validators.epoch)
+        else {
             return self.fetch_records(now);
         };
         if status.acknowledged.len() != self.lanes.len() {
@@ -100,13 +105,18 @@ impl Engine {
 
     // ---- what a peer lacks
 
-    /// A peer that executed the last sequence of the epoch before this one lacks only its certificate. One that is further
-    /// behind fetches records first.
+    /// A peer that executed the last sequence of the epoch before this one lacks only its
+    /// certificate. One that is further behind fetches records first.
     fn show_the_end_of_its_epoch(&mut self, now: Now, to: NodeId, status: &Status) {
-        let waits = status.epoch.next() == self.validators.epoch && status.executed >= self.opening.sequence;
+        let waits = status.epoch.next() == self.validators.epoch
+            && status.executed >= self.opening.sequence;
         // Members of this epoch or the one before, each once in a while.
-        let known = self.validators.member(to).is_some() || self.previous.as_ref().is_some_and(|previous| previous.member(to).is_some());
-        let told = self.shown.get(&to).is_some_and(|told| now.at.saturating_sub(*told) < self.timing.patience);
+        let known = self.validators.member(to).is_some()
+            || self.previous.as_ref().is_some_and(|previous| previous.member(to).is_some());
+        let told = self
+            .shown
+            .get(&to)
+            .is_some_and(|told| now.at.saturating_sub(*told) < self.timing.patience);
         if !waits || !known || told || mutant!(RepairOff) {
             return;
         }
@@ -132,7 +142,11 @@ impl Engine {
         }
         let lane = peer.lane.is_due(now.at, patience);
         let vertices = if lane { self.lacking_of_own_lane(position) } else { Vec::new() };
-        let checkpoint = peer.checkpoint.is_due(now.at, patience).then(|| self.lacking_checkpoint(status)).flatten();
+        let checkpoint = peer
+            .checkpoint
+            .is_due(now.at, patience)
+            .then(|| self.lacking_checkpoint(status))
+            .flatten();
         let Some(peer) = self.peers.get_mut(position) else { return };
         if !messages.is_empty() {
             peer.progress.resent(now.at);
@@ -148,20 +162,28 @@ impl Engine {
         }
     }
 
-    /// NEW-VIEW, if its view has not begun; VIEW-CHANGE, if it is to begin the view; votes of its sequence.
+    /// NEW-VIEW, if its view has not begun; VIEW-CHANGE, if it is to begin the view; votes of its
+    /// sequence.
     fn lacking_in_its_view(&self, status: &Status, to: NodeId) -> Vec<Message> {
         let mut messages = Vec::new();
         let begun = status.view == self.view && status.active;
         if !begun && status.signs && status.view <= self.view {
             if let Some(new_view) = &self.new_view {
                 messages.push(Message::NewView(Arc::clone(new_view)));
-            } else if let Some(change) = self.view_change.as_ref().filter(|_| status.view == self.view && to == self.leader()) {
+            } else if let Some(change) = self
+                .view_change
+                .as_ref()
+                .filter(|_| status.view == self.view && to == self.leader())
+            {
                 messages.push(Message::ViewChange(Arc::clone(change)));
             }
         }
         if status.view == self.view && status.executed == self.state.sequence {
             if let Some(proposed) = self.round.proposed.as_ref().filter(|_| self.leads()) {
-                messages.push(Message::PrePrepare { proposal: proposed.proposal.clone(), vote: proposed.vote.clone() });
+                messages.push(Message::PrePrepare {
+                    proposal: proposed.proposal.clone(),
+                    vote: proposed.vote.clone(),
+                });
             }
             let own = self.round.own.iter().filter(|vote| vote.ballot.phase != Phase::PrePrepare);
             messages.extend(own.cloned().map(Message::Vote));
@@ -176,17 +198,24 @@ impl Engine {
         if !lane.holds(*tip) {
             return Vec::new();
         }
-        lane.above(tip.height).take(RESENT_VERTICES).map(|v| Message::Vertex(Arc::new(v.vertex().clone()))).collect()
+        lane.above(tip.height)
+            .take(RESENT_VERTICES)
+            .map(|v| Message::Vertex(Arc::new(v.vertex().clone())))
+            .collect()
     }
 
     /// The stable checkpoint, or this node's word for one that may become stable.
     fn lacking_checkpoint(&self, status: &Status) -> Option<Message> {
         let checkpoints = &self.checkpoints;
-        let stable = checkpoints.stable.as_ref().filter(|stable| stable.state.epoch == self.validators.epoch);
+        let stable = checkpoints
+            .stable
+            .as_ref()
+            .filter(|stable| stable.state.epoch == self.validators.epoch);
         if let Some(stable) = stable.filter(|stable| status.stable < stable.state.sequence) {
             return Some(Message::Stable(Arc::clone(stable)));
         }
-        let own = checkpoints.own.as_ref().filter(|own| own.state.epoch == self.validators.epoch)?;
+        let own =
+            checkpoints.own.as_ref().filter(|own| own.state.epoch == self.validators.epoch)?;
         (status.stable < own.state.sequence).then(|| Message::Checkpoint(own.clone()))
     }
 }

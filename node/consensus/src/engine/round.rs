@@ -1,4 +1,5 @@
-//! The votes of one sequence in one view, as one node sees them: at most one for each member and phase.
+//! The votes of one sequence in one view, as one node sees them: at most one for each member and
+//! phase.
 
 use crate::{
     crypto::Signature,
@@ -60,7 +61,13 @@ impl Round {
     }
 
     /// Where a vote stands before its signature is looked at.
-    pub(super) fn standing(&self, phase: Phase, voter: NodeId, digest: Hash, quorum: usize) -> Standing {
+    pub(super) fn standing(
+        &self,
+        phase: Phase,
+        voter: NodeId,
+        digest: Hash,
+        quorum: usize,
+    ) -> Standing {
         match self.votes(phase).get(&voter) {
             Some((known, _)) if *known == digest => Standing::Needless,
             Some(_) => Standing::Conflicts,
@@ -71,13 +78,20 @@ impl Round {
 
     /// Adds a verified vote.
     pub(super) fn add(&mut self, vote: &Vote) {
-        let votes = if vote.ballot.phase == Phase::Commit { &mut self.commits } else { &mut self.prepares };
-        votes.entry(vote.ballot.voter).or_insert_with(|| (vote.ballot.digest, vote.signature.clone()));
+        let votes =
+            if vote.ballot.phase == Phase::Commit { &mut self.commits } else { &mut self.prepares };
+        votes
+            .entry(vote.ballot.voter)
+            .or_insert_with(|| (vote.ballot.digest, vote.signature.clone()));
     }
 
     /// The digest that a quorum committed, if one did.
     pub(super) fn decided(&self, quorum: usize) -> Option<Hash> {
-        let digest = self.commits.values().map(|(d, _)| *d).find(|d| self.count(Phase::Commit, *d) >= quorum)?;
+        let digest = self
+            .commits
+            .values()
+            .map(|(d, _)| *d)
+            .find(|d| self.count(Phase::Commit, *d) >= quorum)?;
         Some(digest)
     }
 
@@ -87,7 +101,11 @@ impl Round {
     }
 
     /// What a member voted, as it was signed. A leader's PREPARE is its PRE-PREPARE.
-    pub(super) fn votes_of(&self, voter: NodeId, leader: NodeId) -> impl Iterator<Item = (Phase, Hash, Signature)> + '_ {
+    pub(super) fn votes_of(
+        &self,
+        voter: NodeId,
+        leader: NodeId,
+    ) -> impl Iterator<Item = (Phase, Hash, Signature)> + '_ {
         let first = if voter == leader { Phase::PrePrepare } else { Phase::Prepare };
         let held = [(first, &self.prepares), (Phase::Commit, &self.commits)];
         held.into_iter().filter_map(move |(phase, votes)| {
@@ -96,7 +114,8 @@ impl Round {
         })
     }
 
-    /// The certificate of a quorum for `digest`, the leader's vote included where the phase needs it.
+    /// The certificate of a quorum for `digest`, the leader's vote included where the phase needs
+    /// it.
     #[allow(clippy::too_many_arguments, reason = "the parts of a certificate, each once")]
     pub(super) fn certificate(
         &self,
@@ -120,6 +139,13 @@ impl Round {
             .map(|(voter, (_, signature))| (*voter, signature.clone()))
             .collect();
         votes.sort_by_key(|(voter, _)| *voter);
-        (votes.len() == quorum).then_some(Certificate { epoch, phase, view, sequence, digest, votes })
+        (votes.len() == quorum).then_some(Certificate {
+            epoch,
+            phase,
+            view,
+            sequence,
+            digest,
+            votes,
+        })
     }
 }

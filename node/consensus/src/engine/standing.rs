@@ -1,8 +1,9 @@
 //! Whether this node may sign.
 //!
-//! Only a member of the epoch signs, and only when it knows that it remembers all that it signed: before its first
-//! signature after a start it asks q - 1 other members what they hold of its own. A signature above its mark shows a volume
-//! restored from an older copy, and its key never signs again. A claim without its signature means nothing.
+//! Only a member of the epoch signs, and only when it knows that it remembers all that it signed:
+//! before its first signature after a start it asks q - 1 other members what they hold of its own.
+//! A signature above its mark shows a volume restored from an older copy, and its key never signs
+//! again. A claim without its signature means nothing.
 
 use super::{Engine, Now, Recipient, Write};
 use crate::{
@@ -63,14 +64,20 @@ impl Standing {
 }
 
 /// The member that one of the keys belongs to.
-pub(super) fn own_key(validators: &Validators, signers: &[Arc<dyn Signer>]) -> Option<(NodeId, Arc<dyn Signer>)> {
-    signers.iter().find_map(|signer| Some((validators.by_key(signer.public_key())?.id, Arc::clone(signer))))
+pub(super) fn own_key(
+    validators: &Validators,
+    signers: &[Arc<dyn Signer>],
+) -> Option<(NodeId, Arc<dyn Signer>)> {
+    signers
+        .iter()
+        .find_map(|signer| Some((validators.by_key(signer.public_key())?.id, Arc::clone(signer))))
 }
 
 impl Engine {
     /// Whether this node may sign.
     pub(super) fn may_sign(&self) -> bool {
-        let sound = matches!(self.standing, Standing::Sound) || (mutant!(StaleVolumeSigns) && self.own.is_some());
+        let sound = matches!(self.standing, Standing::Sound)
+            || (mutant!(StaleVolumeSigns) && self.own.is_some());
         self.own.is_some() && sound
     }
 
@@ -93,8 +100,11 @@ impl Engine {
 
     /// Asks every member that has not answered. Repeated with the heartbeat.
     pub(super) fn ask_what_was_signed(&mut self) {
-        let (Standing::Checking(heard), Some(own)) = (&self.standing, self.own_id()) else { return };
-        let silent: Vec<NodeId> = self.validators.ids().filter(|id| *id != own && !heard.contains(id)).collect();
+        let (Standing::Checking(heard), Some(own)) = (&self.standing, self.own_id()) else {
+            return;
+        };
+        let silent: Vec<NodeId> =
+            self.validators.ids().filter(|id| *id != own && !heard.contains(id)).collect();
         for id in silent {
             self.send(Recipient::One(id), Message::Recall);
         }
@@ -108,20 +118,31 @@ impl Engine {
         }
     }
 
-    /// Tells a member what this node holds that it signed. Before its own check is done, too: nodes that restart together
-    /// must not wait for each other.
+    /// Tells a member what this node holds that it signed. Before its own check is done, too: nodes
+    /// that restart together must not wait for each other.
     pub(super) fn answer_recall(&mut self, now: Now, from: NodeId) {
         let Some(position) = self.position(from) else { return };
         let Some(peer) = self.peers.get(position) else { return };
         if peer.told.is_some_and(|told| now.at.saturating_sub(told) < self.timing.status / 2) {
             return;
         }
-        let in_new_view = self.new_view.iter().flat_map(|new_view| &new_view.heads).find(|(head, _)| head.node == from);
-        let view_change = [peer.signed_view.as_ref(), in_new_view].into_iter().flatten().max_by_key(|(head, _)| head.view).cloned();
-        let mut recalled = Recalled { epoch: self.validators.epoch, view_change, ..Recalled::default() };
+        let in_new_view = self
+            .new_view
+            .iter()
+            .flat_map(|new_view| &new_view.heads)
+            .find(|(head, _)| head.node == from);
+        let view_change = [peer.signed_view.as_ref(), in_new_view]
+            .into_iter()
+            .flatten()
+            .max_by_key(|(head, _)| head.view)
+            .cloned();
+        let mut recalled =
+            Recalled { epoch: self.validators.epoch, view_change, ..Recalled::default() };
         let mut votes: Vec<Vote> = self.votes_of(from);
         votes.extend(peer.newest_vote.clone());
-        votes.sort_by_key(|vote| std::cmp::Reverse((vote.ballot.view, vote.ballot.sequence, vote.ballot.phase)));
+        votes.sort_by_key(|vote| {
+            std::cmp::Reverse((vote.ballot.view, vote.ballot.sequence, vote.ballot.phase))
+        });
         votes.truncate(MAX_RECALLED_VOTES);
         recalled.votes = votes;
         recalled.checkpoint = self.checkpoints.newest_of(from);
@@ -129,24 +150,41 @@ impl Engine {
             peer.told = Some(now.at);
         }
         let newest = self.lanes.get(position).and_then(|lane| lane.newest());
-        recalled.vertex = newest.map(|v| SignedHeader { header: v.header().clone(), signature: v.vertex().signature.clone() });
+        recalled.vertex = newest.map(|v| SignedHeader {
+            header: v.header().clone(),
+            signature: v.vertex().signature.clone(),
+        });
         self.send(Recipient::One(from), Message::Recalled(Box::new(recalled)));
     }
 
     /// All votes of a member that this node holds.
     fn votes_of(&self, voter: NodeId) -> Vec<Vote> {
         let chosen = self.new_view.as_ref().and_then(|new_view| new_view.prepared.as_ref());
-        let certificates = [self.prepared.as_ref().map(|p| &p.certificate), chosen.map(|p| &p.certificate), self.certified_by_votes()];
+        let certificates = [
+            self.prepared.as_ref().map(|p| &p.certificate),
+            chosen.map(|p| &p.certificate),
+            self.certified_by_votes(),
+        ];
         let in_certificates = certificates.into_iter().flatten().filter_map(|certificate| {
             let (_, signature) = certificate.votes.iter().find(|(id, _)| *id == voter)?;
             let leader = self.validators.leader(certificate.view);
             Some(Vote { ballot: certificate.ballot(voter, leader), signature: signature.clone() })
         });
-        let rounds = [(&self.round, self.state.sequence.next()), (&self.next_round, self.state.sequence.next().next())];
+        let rounds = [
+            (&self.round, self.state.sequence.next()),
+            (&self.next_round, self.state.sequence.next().next()),
+        ];
         let leader = self.leader();
         let in_rounds = rounds.into_iter().flat_map(|(round, sequence)| {
             round.votes_of(voter, leader).map(move |(phase, digest, signature)| {
-                let ballot = crate::Ballot { epoch: self.validators.epoch, phase, view: self.view, sequence, digest, voter };
+                let ballot = crate::Ballot {
+                    epoch: self.validators.epoch,
+                    phase,
+                    view: self.view,
+                    sequence,
+                    digest,
+                    voter,
+                };
                 Vote { ballot, signature }
             })
         });
@@ -154,7 +192,10 @@ impl Engine {
     }
 
     pub(super) fn receive_recalled(&mut self, from: NodeId, recalled: Recalled) {
-        if self.position(from).is_none() || !matches!(self.standing, Standing::Checking(_)) || recalled.votes.len() > MAX_RECALLED_VOTES {
+        if self.position(from).is_none()
+            || !matches!(self.standing, Standing::Checking(_))
+            || recalled.votes.len() > MAX_RECALLED_VOTES
+        {
             return;
         }
         if self.is_above_the_mark(&recalled) {
@@ -175,9 +216,12 @@ impl Engine {
     fn is_above_the_mark(&self, recalled: &Recalled) -> bool {
         let Some((own, _)) = &self.own else { return false };
         let mark = &self.mark;
-        // With any key of this node: the others may be in an epoch in which it had the next one already.
+        // With any key of this node: the others may be in an epoch in which it had the next one
+        // already.
         let verifies = |message: Vec<u8>, signature: &Signature| {
-            self.signers.iter().any(|signer| self.verifier.verify(signer.public_key(), &message, signature))
+            self.signers
+                .iter()
+                .any(|signer| self.verifier.verify(signer.public_key(), &message, signature))
         };
         let view = |(head, signature): &(ViewChangeHead, Signature)| {
             head.node == *own
@@ -187,12 +231,14 @@ impl Engine {
         let vote = |vote: &Vote| {
             let ballot = &vote.ballot;
             ballot.voter == *own
-                && (ballot.epoch, Some((ballot.view, ballot.sequence, ballot.phase))) > (mark.epoch, mark.vote)
+                && (ballot.epoch, Some((ballot.view, ballot.sequence, ballot.phase)))
+                    > (mark.epoch, mark.vote)
                 && verifies(ballot.signing_message(self.chain_id), &vote.signature)
         };
         let checkpoint = |checkpoint: &Checkpoint| {
             checkpoint.node == *own
-                && (checkpoint.state.epoch, checkpoint.state.sequence) > (mark.epoch, mark.checkpoint)
+                && (checkpoint.state.epoch, checkpoint.state.sequence)
+                    > (mark.epoch, mark.checkpoint)
                 && verifies(checkpoint.state.signing_message(self.chain_id), &checkpoint.signature)
         };
         let vertex = |signed: &SignedHeader| {

@@ -1,11 +1,13 @@
-//! What several test binaries share: keys that cost a hash, a genesis of any size, and objects signed with such keys.
+//! What several test binaries share: keys that cost a hash, a genesis of any size, and objects
+//! signed with such keys.
 
 #![allow(dead_code, reason = "no test binary needs all of it")]
 
 use cretoai_consensus::{
-    Ballot, Certificate, CheckedVertex, Checkpoint, CheckpointCertificate, CheckpointState, Domain, Epoch, FaultModel, Genesis,
-    GenesisMember, Hash, Height, Item, NodeId, Parameters, Payload, Phase, PublicKey, Sequence, Signature, Signer, Tip, Validators,
-    Verifier, View, ViewChangeHead, Vote,
+    Ballot, Certificate, CheckedVertex, Checkpoint, CheckpointCertificate, CheckpointState, Domain,
+    Epoch, FaultModel, Genesis, GenesisMember, Hash, Height, Item, NodeId, Parameters, Payload,
+    Phase, PublicKey, Sequence, Signature, Signer, Tip, Validators, Verifier, View, ViewChangeHead,
+    Vote,
 };
 
 const TAG: usize = 32;
@@ -13,7 +15,8 @@ const TAG: usize = 32;
 /// The time of sequence 0.
 pub const CREATED_MS: u64 = 1_790_000_000_000;
 
-/// A key whose signatures are keyed hashes. Anyone could forge them; tests only sign with the keys that they may have.
+/// A key whose signatures are keyed hashes. Anyone could forge them; tests only sign with the keys
+/// that they may have.
 #[derive(Clone)]
 pub struct Key(pub PublicKey);
 
@@ -97,7 +100,14 @@ pub fn payload(number: u8, bytes: usize) -> Payload {
 }
 
 /// A vertex of a member's lane after `previous`. Another `stamp` is another vertex of that slot.
-pub fn vertex(domain: &Domain, author: u32, key: &Key, previous: Tip, stamp: u64, items: Vec<Item>) -> CheckedVertex {
+pub fn vertex(
+    domain: &Domain,
+    author: u32,
+    key: &Key,
+    previous: Tip,
+    stamp: u64,
+    items: Vec<Item>,
+) -> CheckedVertex {
     CheckedVertex::seal(domain, key, NodeId(author), previous, Vec::new(), stamp, Vec::new(), items)
 }
 
@@ -110,8 +120,22 @@ pub fn vote_by(key: &Key, chain_id: Hash, ballot: Ballot) -> Vote {
     Vote { signature: key.sign(&ballot.signing_message(chain_id)), ballot }
 }
 
-pub fn ballot(epoch: u64, phase: Phase, view: u64, sequence: u64, digest: Hash, voter: u32) -> Ballot {
-    Ballot { epoch: Epoch(epoch), phase, view: View(view), sequence: Sequence(sequence), digest, voter: NodeId(voter) }
+pub fn ballot(
+    epoch: u64,
+    phase: Phase,
+    view: u64,
+    sequence: u64,
+    digest: Hash,
+    voter: u32,
+) -> Ballot {
+    Ballot {
+        epoch: Epoch(epoch),
+        phase,
+        view: View(view),
+        sequence: Sequence(sequence),
+        digest,
+        voter: NodeId(voter),
+    }
 }
 
 /// A certificate of epoch 0 with the signatures of `voters`, whether they make a quorum or not.
@@ -124,8 +148,14 @@ pub fn certificate(
     digest: Hash,
     voters: &[u32],
 ) -> Certificate {
-    let mut certificate =
-        Certificate { epoch: validators.epoch, phase, view: View(view), sequence: Sequence(sequence), digest, votes: Vec::new() };
+    let mut certificate = Certificate {
+        epoch: validators.epoch,
+        phase,
+        view: View(view),
+        sequence: Sequence(sequence),
+        digest,
+        votes: Vec::new(),
+    };
     let leader = validators.leader(View(view));
     for voter in voters {
         let message = certificate.ballot(NodeId(*voter), leader).signing_message(chain_id);
@@ -139,8 +169,13 @@ pub fn checkpoint(chain_id: Hash, state: &CheckpointState, node: u32) -> Checkpo
     Checkpoint { state: state.clone(), node: NodeId(node), signature }
 }
 
-pub fn checkpoint_certificate(chain_id: Hash, state: &CheckpointState, nodes: &[u32]) -> CheckpointCertificate {
-    let signatures = nodes.iter().map(|node| (NodeId(*node), checkpoint(chain_id, state, *node).signature));
+pub fn checkpoint_certificate(
+    chain_id: Hash,
+    state: &CheckpointState,
+    nodes: &[u32],
+) -> CheckpointCertificate {
+    let signatures =
+        nodes.iter().map(|node| (NodeId(*node), checkpoint(chain_id, state, *node).signature));
     CheckpointCertificate { state: state.clone(), signatures: signatures.collect() }
 }
 

@@ -1,5 +1,6 @@
-//! Attackers. Each runs an honest engine, and what leaves it goes through the strategies that it was given; nothing is
-//! signed with another's key. Attackers share what the leader told whom, and vote to each side what it wants to hear.
+//! Attackers. Each runs an honest engine, and what leaves it goes through the strategies that it
+//! was given; nothing is signed with another's key. Attackers share what the leader told whom, and
+//! vote to each side what it wants to hear.
 //!
 //! | part | lies about |
 //! |---|---|
@@ -15,8 +16,8 @@ mod votes;
 
 use crate::{crypto::SimKey, rng::Rng};
 use cretoai_consensus::{
-    Ballot, Domain, Epoch, Evidence, Hash, Height, Message, NodeId, Phase, Sequence, SignedHeader, Signer, Tip, Validators, View,
-    ViewChange, Vote,
+    Ballot, Domain, Epoch, Evidence, Hash, Height, Message, NodeId, Phase, Sequence, SignedHeader,
+    Signer, Tip, Validators, View, ViewChange, Vote,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -131,7 +132,13 @@ pub struct Attacker {
 impl Attacker {
     /// One with these strategies.
     #[must_use]
-    pub fn new(own: NodeId, n: usize, chain_id: Hash, strategies: impl IntoIterator<Item = Strategy>, rng: &mut Rng) -> Self {
+    pub fn new(
+        own: NodeId,
+        n: usize,
+        chain_id: Hash,
+        strategies: impl IntoIterator<Item = Strategy>,
+        rng: &mut Rng,
+    ) -> Self {
         Self {
             own,
             chain_id,
@@ -170,13 +177,17 @@ impl Attacker {
         }
         match message {
             Message::ViewChange(change) => {
-                let newest = self.view_changes.entry(change.head.node).or_insert_with(|| Arc::clone(change));
+                let newest =
+                    self.view_changes.entry(change.head.node).or_insert_with(|| Arc::clone(change));
                 if (newest.head.epoch, newest.head.view) < (change.head.epoch, change.head.view) {
                     *newest = Arc::clone(change);
                 }
             }
             Message::Vertex(vertex) if self.does(Strategy::Frame) => {
-                self.hear_header(SignedHeader { header: vertex.header.clone(), signature: vertex.signature.clone() });
+                self.hear_header(SignedHeader {
+                    header: vertex.header.clone(),
+                    signature: vertex.signature.clone(),
+                });
             }
             Message::Vote(vote) if self.does(Strategy::Frame) && rng.chance(100) => {
                 if self.votes_seen.len() >= 8 {
@@ -204,31 +215,55 @@ impl Attacker {
         to: NodeId,
         message: Message,
     ) -> Vec<(u64, Message)> {
-        if self.silent_turns > 0 || (self.does(Strategy::Selective) && self.other_face.contains(&to)) {
+        if self.silent_turns > 0
+            || (self.does(Strategy::Selective) && self.other_face.contains(&to))
+        {
             return Vec::new();
         }
         if self.does(Strategy::Replay) && rng.chance(50) {
             self.remember(&message);
         }
         let mut messages = match message {
-            Message::Vertex(vertex) if vertex.header.author == self.own => self.vertex(rng, situation, to, &vertex),
-            Message::PrePrepare { proposal, vote } => self.proposal(rng, collusion, situation, to, proposal, vote),
+            Message::Vertex(vertex) if vertex.header.author == self.own => {
+                self.vertex(rng, situation, to, &vertex)
+            }
+            Message::PrePrepare { proposal, vote } => {
+                self.proposal(rng, collusion, situation, to, proposal, vote)
+            }
             Message::Vote(vote) => self.voted(rng, collusion, situation, to, vote),
             Message::Acknowledge { epoch, tips } if self.does(Strategy::WrongAcknowledgements) => {
                 vec![Message::Acknowledge { epoch, tips: wrong_tips(rng, tips) }]
             }
             Message::Status(status) => self.status(rng, status),
-            Message::ViewChange(change) if self.does(Strategy::HidePrepared) => self.view_change(rng, situation, &change),
-            Message::NewView(new_view) if self.does(Strategy::LieNewView) => self.new_view(rng, situation, to, &new_view),
-            Message::Checkpoint(checkpoint) if self.does(Strategy::FalseCheckpoints) => self.checkpoint(rng, situation, checkpoint),
-            Message::Recalled(recalled) if self.does(Strategy::LyingRecall) => self.recalled(rng, situation, to, *recalled),
-            Message::Records { epoch, records, proof } if self.does(Strategy::ForgeRecords) => forged_records(rng, epoch, records, proof),
-            Message::Fetched(vertex) if self.does(Strategy::ForgeRecords) => self.wrong_chunk(rng, situation, &vertex),
-            Message::Records { .. } | Message::Fetched(_) if self.does(Strategy::Withhold) => Vec::new(),
+            Message::ViewChange(change) if self.does(Strategy::HidePrepared) => {
+                self.view_change(rng, situation, &change)
+            }
+            Message::NewView(new_view) if self.does(Strategy::LieNewView) => {
+                self.new_view(rng, situation, to, &new_view)
+            }
+            Message::Checkpoint(checkpoint) if self.does(Strategy::FalseCheckpoints) => {
+                self.checkpoint(rng, situation, checkpoint)
+            }
+            Message::Recalled(recalled) if self.does(Strategy::LyingRecall) => {
+                self.recalled(rng, situation, to, *recalled)
+            }
+            Message::Records { epoch, records, proof } if self.does(Strategy::ForgeRecords) => {
+                forged_records(rng, epoch, records, proof)
+            }
+            Message::Fetched(vertex) if self.does(Strategy::ForgeRecords) => {
+                self.wrong_chunk(rng, situation, &vertex)
+            }
+            Message::Records { .. } | Message::Fetched(_) if self.does(Strategy::Withhold) => {
+                Vec::new()
+            }
             other => vec![other],
         };
         self.add_noise(rng, situation, &mut messages);
-        let late = if self.does(Strategy::Sluggish) && rng.chance(300) { rng.range(1_000, 240_000) } else { 0 };
+        let late = if self.does(Strategy::Sluggish) && rng.chance(300) {
+            rng.range(1_000, 240_000)
+        } else {
+            0
+        };
         messages.into_iter().map(|message| (late, message)).collect()
     }
 
@@ -243,9 +278,18 @@ impl Attacker {
     }
 
     /// A vote of its own for anything.
-    fn vote(&self, situation: &Situation<'_>, phase: Phase, like: Ballot, digest: Hash) -> Option<Vote> {
+    fn vote(
+        &self,
+        situation: &Situation<'_>,
+        phase: Phase,
+        like: Ballot,
+        digest: Hash,
+    ) -> Option<Vote> {
         let ballot = Ballot { phase, digest, voter: self.own, ..like };
-        Some(Vote { ballot, signature: self.key(situation)?.sign(&ballot.signing_message(self.chain_id)) })
+        Some(Vote {
+            ballot,
+            signature: self.key(situation)?.sign(&ballot.signing_message(self.chain_id)),
+        })
     }
 }
 

@@ -2,14 +2,21 @@
 
 use super::{Attacker, Situation, Strategy};
 use crate::{crypto::nonsense, rng::Rng};
-use cretoai_consensus::{Ballot, Epoch, Message, Phase, Sequence, Signer, View, Vote, decode, encode};
+use cretoai_consensus::{
+    Ballot, Epoch, Message, Phase, Sequence, Signer, View, Vote, decode, encode,
+};
 
 /// The most messages in one burst.
 const BURST: u64 = 40;
 
 impl Attacker {
     /// What else leaves together with a message.
-    pub(super) fn add_noise(&mut self, rng: &mut Rng, situation: &Situation<'_>, messages: &mut Vec<Message>) {
+    pub(super) fn add_noise(
+        &mut self,
+        rng: &mut Rng,
+        situation: &Situation<'_>,
+        messages: &mut Vec<Message>,
+    ) {
         if self.does(Strategy::Garbage)
             && rng.chance(50)
             && let Some(broken) = messages.first().and_then(|message| broken_bytes(rng, message))
@@ -34,7 +41,12 @@ impl Attacker {
     }
 
     /// The same vote in another epoch, or on another chain.
-    fn other_domain(&self, rng: &mut Rng, situation: &Situation<'_>, message: Option<&Message>) -> Option<Message> {
+    fn other_domain(
+        &self,
+        rng: &mut Rng,
+        situation: &Situation<'_>,
+        message: Option<&Message>,
+    ) -> Option<Message> {
         let Some(Message::Vote(vote)) = message else { return None };
         let key = self.key(situation)?;
         let mut ballot = vote.ballot;
@@ -58,7 +70,14 @@ impl Attacker {
         let votes = (0..rng.range(1, BURST)).filter_map(|_| {
             let sequence = Sequence(situation.executed.0 + rng.below(4));
             let phase = rng.pick(&[Phase::Prepare, Phase::Commit]);
-            let like = Ballot { epoch, phase, view: View(rng.below(6)), sequence, digest: nonsense(0), voter: self.own };
+            let like = Ballot {
+                epoch,
+                phase,
+                view: View(rng.below(6)),
+                sequence,
+                digest: nonsense(0),
+                voter: self.own,
+            };
             self.vote(situation, phase, like, nonsense(rng.next()))
         });
         votes.map(Message::Vote).collect()

@@ -2,7 +2,9 @@
 
 use super::{Attacker, Collusion, Situation, Strategy};
 use crate::{crypto::nonsense, rng::Rng};
-use cretoai_consensus::{Epoch, Height, Message, NodeId, Phase, Proposal, Sequence, Signature, Status, Tip, View, Vote};
+use cretoai_consensus::{
+    Epoch, Height, Message, NodeId, Phase, Proposal, Sequence, Signature, Status, Tip, View, Vote,
+};
 
 impl Attacker {
     pub(super) fn proposal(
@@ -29,7 +31,9 @@ impl Attacker {
             return vec![Message::PrePrepare { proposal, vote }];
         }
         let digest = changed.digest(&self.domain(ballot.epoch));
-        let Some(vote) = self.vote(situation, Phase::PrePrepare, ballot, digest) else { return Vec::new() };
+        let Some(vote) = self.vote(situation, Phase::PrePrepare, ballot, digest) else {
+            return Vec::new();
+        };
         collusion.told.insert((ballot.view, changed.sequence, to), digest);
         let commit = self.vote(situation, Phase::Commit, ballot, digest);
         let mut messages = vec![Message::PrePrepare { proposal: changed, vote }];
@@ -38,18 +42,32 @@ impl Attacker {
         messages
     }
 
-    pub(super) fn voted(&self, rng: &mut Rng, collusion: &Collusion, situation: &Situation<'_>, to: NodeId, vote: Vote) -> Vec<Message> {
+    pub(super) fn voted(
+        &self,
+        rng: &mut Rng,
+        collusion: &Collusion,
+        situation: &Situation<'_>,
+        to: NodeId,
+        vote: Vote,
+    ) -> Vec<Message> {
         let ballot = vote.ballot;
         if self.does(Strategy::Equivocate)
             && let Some(digest) = collusion.told.get(&(ballot.view, ballot.sequence, to))
         {
             let leads = situation.validators.leader(ballot.view) == self.own;
-            let phases: &[Phase] = if leads { &[Phase::Commit] } else { &[Phase::Prepare, Phase::Commit] };
-            return phases.iter().filter_map(|phase| self.vote(situation, *phase, ballot, *digest)).map(Message::Vote).collect();
+            let phases: &[Phase] =
+                if leads { &[Phase::Commit] } else { &[Phase::Prepare, Phase::Commit] };
+            return phases
+                .iter()
+                .filter_map(|phase| self.vote(situation, *phase, ballot, *digest))
+                .map(Message::Vote)
+                .collect();
         }
         let mut messages = Vec::new();
         if self.does(Strategy::ConflictingVotes) && rng.chance(200) {
-            messages.extend(self.vote(situation, ballot.phase, ballot, nonsense(rng.next())).map(Message::Vote));
+            messages.extend(
+                self.vote(situation, ballot.phase, ballot, nonsense(rng.next())).map(Message::Vote),
+            );
         }
         if self.does(Strategy::ForgeVotes) && rng.chance(300) {
             messages.push(Message::Vote(forged(rng, &vote)));
@@ -88,8 +106,15 @@ impl Attacker {
         }
         let mut messages = vec![Message::Status(status)];
         if self.does(Strategy::ForgeRecords) && rng.chance(100) {
-            messages.push(Message::FetchRecords { epoch: Epoch(rng.below(3)), from: Sequence(rng.next()) });
-            messages.push(Message::FetchLane { author: NodeId(rng.below(9) as u32), above: Height(rng.next()), up_to: Height(u64::MAX) });
+            messages.push(Message::FetchRecords {
+                epoch: Epoch(rng.below(3)),
+                from: Sequence(rng.next()),
+            });
+            messages.push(Message::FetchLane {
+                author: NodeId(rng.below(9) as u32),
+                above: Height(rng.next()),
+                up_to: Height(u64::MAX),
+            });
         }
         messages
     }
@@ -101,7 +126,10 @@ fn bad(rng: &mut Rng, proposal: &mut Proposal) {
         0 => proposal.time_ms += 120_000,
         1 => proposal.time_ms = proposal.time_ms.saturating_sub(20_000),
         2 => proposal.cut[lane].height.0 += 100,
-        3 => proposal.cut[lane] = Tip { height: Height(proposal.cut[lane].height.0 + 1), id: nonsense(rng.next()) },
+        3 => {
+            proposal.cut[lane] =
+                Tip { height: Height(proposal.cut[lane].height.0 + 1), id: nonsense(rng.next()) }
+        }
         4 => proposal.cut[lane] = Tip::default(),
         5 => proposal.prev = nonsense(rng.next()),
         6 => proposal.origin_view = View(proposal.origin_view.0 + 1),
@@ -129,10 +157,13 @@ pub(super) fn wrong_tips(rng: &mut Rng, mut tips: Vec<Tip>) -> Vec<Tip> {
     match rng.below(4) {
         0 => {
             for tip in &mut tips {
-                *tip = Tip { height: Height(tip.height.0 + rng.below(100)), id: nonsense(rng.next()) };
+                *tip =
+                    Tip { height: Height(tip.height.0 + rng.below(100)), id: nonsense(rng.next()) };
             }
         }
-        1 => tips.iter_mut().for_each(|tip| *tip = Tip { height: Height(u64::MAX), id: nonsense(rng.next()) }),
+        1 => tips
+            .iter_mut()
+            .for_each(|tip| *tip = Tip { height: Height(u64::MAX), id: nonsense(rng.next()) }),
         2 => tips.truncate(1),
         _ => {}
     }

@@ -1,5 +1,5 @@
-//! What must hold after every step, whatever the network, the disks and up to f attackers do. The checks keep a history
-//! of their own, across crashes, and never ask an engine what it thinks.
+//! What must hold after every step, whatever the network, the disks and up to f attackers do. The
+//! checks keep a history of their own, across crashes, and never ask an engine what it thinks.
 //!
 //! | part | what it looks at |
 //! |---|---|
@@ -10,7 +10,8 @@ mod signed;
 
 use crate::crypto::SimVerifier;
 use cretoai_consensus::{
-    Domain, Epoch, Genesis, Hash, Height, NodeId, Opening, Outcome, Phase, Proof, Sequence, Tip, VALIDITY_WINDOW_MS, Validators, View,
+    Domain, Epoch, Genesis, Hash, Height, NodeId, Opening, Outcome, Phase, Proof, Sequence, Tip,
+    VALIDITY_WINDOW_MS, Validators, View,
     engine::{Execution, Sizes, Violation},
 };
 use std::{
@@ -45,7 +46,8 @@ pub struct Checks {
     epochs: BTreeMap<Epoch, Arc<Validators>>,
     openings: BTreeMap<Epoch, Opening>,
     attackers: BTreeSet<NodeId>,
-    /// Nodes whose volume was restored from an older copy, and the first epoch in which they have a new key.
+    /// Nodes whose volume was restored from an older copy, and the first epoch in which they have a
+    /// new key.
     suspects: BTreeMap<NodeId, Option<Epoch>>,
     chain: Vec<Step>,
     tips: BTreeMap<NodeId, Tip>,
@@ -69,7 +71,10 @@ impl Checks {
             chain_hash: chain_id,
             tips: validators.ids().map(|id| (id, Tip::default())).collect(),
             epochs: BTreeMap::from([(Epoch(0), Arc::new(validators))]),
-            openings: BTreeMap::from([(Epoch(0), Opening { sequence: Sequence(0), chain_hash: chain_id })]),
+            openings: BTreeMap::from([(
+                Epoch(0),
+                Opening { sequence: Sequence(0), chain_hash: chain_id },
+            )]),
             attackers,
             suspects: BTreeMap::new(),
             chain: Vec::new(),
@@ -135,13 +140,15 @@ impl Checks {
         self.executed.get(id).copied()
     }
 
-    /// A volume was restored from an older copy: until its key is replaced the node may contradict itself.
+    /// A volume was restored from an older copy: until its key is replaced the node may contradict
+    /// itself.
     pub fn suspect(&mut self, node: NodeId, until: Option<Epoch>) {
         self.suspects.insert(node, until);
     }
 
     fn is_honest(&self, node: NodeId, epoch: Epoch) -> bool {
-        let suspect = self.suspects.get(&node).is_some_and(|until| until.is_none_or(|until| epoch < until));
+        let suspect =
+            self.suspects.get(&node).is_some_and(|until| until.is_none_or(|until| epoch < until));
         !suspect && !self.attackers.contains(&node)
     }
 
@@ -149,7 +156,8 @@ impl Checks {
         validators.ids().filter(|id| !self.is_honest(*id, validators.epoch)).count()
     }
 
-    /// An honest node carried out a decision: it is the one that all carry out, and it is right by itself.
+    /// An honest node carried out a decision: it is the one that all carry out, and it is right by
+    /// itself.
     ///
     /// # Errors
     /// The rule that is broken.
@@ -160,15 +168,34 @@ impl Checks {
             return Err("agreement: sequence 0 was executed".into());
         };
         if let Some(Step { execution: first, by }) = self.chain.get(index) {
-            let same = (first.epoch, &first.record, first.chain_hash) == (execution.epoch, &execution.record, execution.chain_hash);
-            rule!(same, "agreement: nodes {by} and {node} executed different records for sequence {sequence}");
-            let outcomes = |e: &Execution| e.vertices.iter().map(|(_, outcomes)| outcomes.clone()).collect::<Vec<_>>();
-            rule!(outcomes(first) == outcomes(execution), "outcomes: nodes {by} and {node} disagree at sequence {sequence}");
-            rule!(first.state == execution.state, "state: nodes {by} and {node} disagree at sequence {sequence}");
-            rule!(first.successor == execution.successor, "epochs: nodes {by} and {node} disagree at sequence {sequence}");
+            let same = (first.epoch, &first.record, first.chain_hash)
+                == (execution.epoch, &execution.record, execution.chain_hash);
+            rule!(
+                same,
+                "agreement: nodes {by} and {node} executed different records for sequence {sequence}"
+            );
+            let outcomes = |e: &Execution| {
+                e.vertices.iter().map(|(_, outcomes)| outcomes.clone()).collect::<Vec<_>>()
+            };
+            rule!(
+                outcomes(first) == outcomes(execution),
+                "outcomes: nodes {by} and {node} disagree at sequence {sequence}"
+            );
+            rule!(
+                first.state == execution.state,
+                "state: nodes {by} and {node} disagree at sequence {sequence}"
+            );
+            rule!(
+                first.successor == execution.successor,
+                "epochs: nodes {by} and {node} disagree at sequence {sequence}"
+            );
             return Ok(());
         }
-        rule!(index == self.chain.len(), "order: node {node} executed {sequence} after {}", self.chain.len());
+        rule!(
+            index == self.chain.len(),
+            "order: node {node} executed {sequence} after {}",
+            self.chain.len()
+        );
         self.extend(node, execution)
     }
 
@@ -176,20 +203,31 @@ impl Checks {
     fn is_proven(&self, execution: &Execution) -> Result<(), Broken> {
         let sequence = execution.record.proposal.sequence;
         let Some(validators) = self.epochs.get(&execution.epoch) else {
-            return Err(format!("epochs: sequence {sequence} was decided by epoch {}, which nothing opened", execution.epoch));
+            return Err(format!(
+                "epochs: sequence {sequence} was decided by epoch {}, which nothing opened",
+                execution.epoch
+            ));
         };
         let Some(proof) = &execution.proof else { return Ok(()) };
-        let digest = execution.record.proposal.digest(&Domain { chain_id: self.chain_id, epoch: execution.epoch });
+        let digest = execution
+            .record
+            .proposal
+            .digest(&Domain { chain_id: self.chain_id, epoch: execution.epoch });
         let about = match proof {
             Proof::Commit(certificate) => {
-                (certificate.phase, certificate.sequence, certificate.digest) == (Phase::Commit, sequence, digest)
+                (certificate.phase, certificate.sequence, certificate.digest)
+                    == (Phase::Commit, sequence, digest)
             }
             Proof::Checkpoint(certificate) => {
-                (certificate.state.sequence, certificate.state.chain_hash) == (sequence, execution.chain_hash)
+                (certificate.state.sequence, certificate.state.chain_hash)
+                    == (sequence, execution.chain_hash)
             }
         };
         let valid = proof.verify(self.chain_id, validators, &SimVerifier);
-        rule!(about && valid.is_ok(), "certificate: that of sequence {sequence} proves nothing: {valid:?}");
+        rule!(
+            about && valid.is_ok(),
+            "certificate: that of sequence {sequence} proves nothing: {valid:?}"
+        );
         Ok(())
     }
 
@@ -198,25 +236,46 @@ impl Checks {
         let epoch = execution.epoch;
         let domain = Domain { chain_id: self.chain_id, epoch };
         let (sequence, digest) = (proposal.sequence, proposal.digest(&domain));
-        rule!(epoch == self.epoch(), "epochs: sequence {sequence} was decided by epoch {epoch}, which had ended");
-        rule!(proposal.prev == self.chain_hash, "chain: sequence {sequence} does not continue the chain");
-        rule!(execution.chain_hash == execution.record.chain_hash(&domain), "chain: wrong chain hash at {sequence}");
+        rule!(
+            epoch == self.epoch(),
+            "epochs: sequence {sequence} was decided by epoch {epoch}, which had ended"
+        );
+        rule!(
+            proposal.prev == self.chain_hash,
+            "chain: sequence {sequence} does not continue the chain"
+        );
+        rule!(
+            execution.chain_hash == execution.record.chain_hash(&domain),
+            "chain: wrong chain hash at {sequence}"
+        );
         rule!(proposal.time_ms >= self.time_ms, "time: sequence {sequence} goes back in time");
         self.is_committed(sequence, digest)?;
         let ids: Vec<Hash> = execution.vertices.iter().map(|(v, _)| v.id()).collect();
-        rule!(ids == execution.record.vertices, "record: other vertices than executed at {sequence}");
+        rule!(
+            ids == execution.record.vertices,
+            "record: other vertices than executed at {sequence}"
+        );
         self.lanes_grow(execution)?;
         self.payloads_execute_once(execution)?;
         for (offence, _) in &execution.evidence {
             let honest = self.is_honest(offence.accused, offence.epoch);
-            rule!(!honest, "accusation: evidence against honest node {} counts at {sequence}: {:?}", offence.accused, offence.kind);
+            rule!(
+                !honest,
+                "accusation: evidence against honest node {} counts at {sequence}: {:?}",
+                offence.accused,
+                offence.kind
+            );
         }
         self.chain_hash = execution.chain_hash;
         self.time_ms = proposal.time_ms;
         if let Some(next) = &execution.successor {
             rule!(next.epoch == epoch.next(), "epochs: epoch {} follows {epoch}", next.epoch);
-            self.tips = next.ids().map(|id| (id, self.tips.get(&id).copied().unwrap_or_default())).collect();
-            self.openings.insert(next.epoch, Opening { sequence, chain_hash: execution.chain_hash });
+            self.tips = next
+                .ids()
+                .map(|id| (id, self.tips.get(&id).copied().unwrap_or_default()))
+                .collect();
+            self.openings
+                .insert(next.epoch, Opening { sequence, chain_hash: execution.chain_hash });
             self.epochs.insert(next.epoch, Arc::clone(next));
         }
         self.chain.push(Step { execution: Arc::clone(execution), by: node });
@@ -227,23 +286,40 @@ impl Checks {
     fn is_committed(&self, sequence: Sequence, digest: Hash) -> Result<(), Broken> {
         let Some(validators) = self.validators() else { return Ok(()) };
         let by_view = self.commits.get(&(validators.epoch, sequence, digest));
-        let committed = by_view.into_iter().flatten().map(|(_, nodes)| nodes.len()).max().unwrap_or(0);
+        let committed =
+            by_view.into_iter().flatten().map(|(_, nodes)| nodes.len()).max().unwrap_or(0);
         let q = validators.quorum().q;
-        rule!(committed + self.liars(validators) >= q, "quorum: only {committed} honest nodes committed sequence {sequence}");
+        rule!(
+            committed + self.liars(validators) >= q,
+            "quorum: only {committed} honest nodes committed sequence {sequence}"
+        );
         Ok(())
     }
 
     fn payloads_execute_once(&mut self, execution: &Execution) -> Result<(), Broken> {
         let Record { sequence, time_ms } = Record::of(execution);
         for (vertex, outcomes) in &execution.vertices {
-            rule!(vertex.payloads().count() == outcomes.len(), "outcomes: not one for each payload at {sequence}");
+            rule!(
+                vertex.payloads().count() == outcomes.len(),
+                "outcomes: not one for each payload at {sequence}"
+            );
             for ((id, payload), outcome) in vertex.payloads().zip(outcomes) {
-                rule!(id == payload.id(self.chain_id), "outcomes: payload at sequence {sequence} is known by an id that is not its own");
-                let expected = self.outcome(vertex.header().author, id, payload.valid_until_ms, time_ms);
-                rule!(expected == *outcome, "outcomes: payload {id} at sequence {sequence} is {outcome:?} and should be {expected:?}");
+                rule!(
+                    id == payload.id(self.chain_id),
+                    "outcomes: payload at sequence {sequence} is known by an id that is not its own"
+                );
+                let expected =
+                    self.outcome(vertex.header().author, id, payload.valid_until_ms, time_ms);
+                rule!(
+                    expected == *outcome,
+                    "outcomes: payload {id} at sequence {sequence} is {outcome:?} and should be {expected:?}"
+                );
                 if *outcome == Outcome::Executed {
                     self.executed.insert(id, sequence);
-                    *self.alive.entry((vertex.header().author, payload.valid_until_ms / 1000)).or_default() += 1;
+                    *self
+                        .alive
+                        .entry((vertex.header().author, payload.valid_until_ms / 1000))
+                        .or_default() += 1;
                 }
             }
         }
@@ -251,7 +327,11 @@ impl Checks {
     }
 
     fn outcome(&self, author: NodeId, id: Hash, valid_until_ms: u64, time_ms: u64) -> Outcome {
-        let crowd: u64 = self.alive.range((author, time_ms / 1000)..=(author, u64::MAX)).map(|(_, count)| count).sum();
+        let crowd: u64 = self
+            .alive
+            .range((author, time_ms / 1000)..=(author, u64::MAX))
+            .map(|(_, count)| count)
+            .sum();
         if time_ms > valid_until_ms {
             Outcome::Expired
         } else if let Some(executed_at) = self.executed.get(&id) {
@@ -271,14 +351,27 @@ impl Checks {
         for (vertex, _) in &execution.vertices {
             let header = vertex.header();
             let Some(tip) = self.tips.get_mut(&header.author) else {
-                return Err(format!("lanes: a vertex of {}, who is no validator, at sequence {sequence}", header.author));
+                return Err(format!(
+                    "lanes: a vertex of {}, who is no validator, at sequence {sequence}",
+                    header.author
+                ));
             };
-            let extends = header.height == tip.height.next() && header.parent == tip.id && header.epoch == execution.epoch;
-            rule!(extends, "lanes: vertex {} of lane {} at sequence {sequence} does not extend {tip:?}", header.height, header.author);
+            let extends = header.height == tip.height.next()
+                && header.parent == tip.id
+                && header.epoch == execution.epoch;
+            rule!(
+                extends,
+                "lanes: vertex {} of lane {} at sequence {sequence} does not extend {tip:?}",
+                header.height,
+                header.author
+            );
             *tip = vertex.tip();
         }
         let cut = self.tips.values().copied();
-        rule!(cut.eq(execution.record.proposal.cut.iter().copied()), "lanes: the vertices of sequence {sequence} do not end at its cut");
+        rule!(
+            cut.eq(execution.record.proposal.cut.iter().copied()),
+            "lanes: the vertices of sequence {sequence} do not end at its cut"
+        );
         Ok(())
     }
 
@@ -288,7 +381,10 @@ impl Checks {
     /// The rule that is broken.
     pub fn accused(&self, by: NodeId, epoch: Epoch, violation: Violation) -> Result<(), Broken> {
         let Violation { node, kind } = violation;
-        rule!(!self.is_honest(node, epoch), "accusation: honest node {node} is accused of {kind:?} by {by}");
+        rule!(
+            !self.is_honest(node, epoch),
+            "accusation: honest node {node} is accused of {kind:?} by {by}"
+        );
         Ok(())
     }
 
@@ -296,7 +392,12 @@ impl Checks {
     ///
     /// # Errors
     /// The rule that is broken.
-    pub fn bounds(&self, node: NodeId, sizes: Sizes, validators: &Validators) -> Result<(), Broken> {
+    pub fn bounds(
+        &self,
+        node: NodeId,
+        sizes: Sizes,
+        validators: &Validators,
+    ) -> Result<(), Broken> {
         let limits = crate::machine::LIMITS;
         let members = validators.members.len();
         let remembered = validators.parameters.recent_payloads as usize;

@@ -27,15 +27,21 @@ impl World {
         let fault = planned.fault;
         let victim = self.victim(fault);
         *self.report.faults.entry(format!("{fault:?}")).or_default() += 1;
-        self.note(|| format!("{fault:?} of machine {victim} until {:.3} ms", planned.until as f64 / 1000.0));
+        self.note(|| {
+            format!("{fault:?} of machine {victim} until {:.3} ms", planned.until as f64 / 1000.0)
+        });
         let mut undo = Undo::default();
         match fault {
-            Fault::Split | Fault::OneWaySplit => undo.cut = self.halves(fault == Fault::OneWaySplit),
+            Fault::Split | Fault::OneWaySplit => {
+                undo.cut = self.halves(fault == Fault::OneWaySplit)
+            }
             Fault::PartialCut => undo.cut = self.some_pairs(),
             Fault::Isolate | Fault::CutLeader => undo.cut = self.pairs_of(victim, true, true),
             Fault::Mute => undo.cut = self.pairs_of(victim, true, false),
             Fault::Deafen => undo.cut = self.pairs_of(victim, false, true),
-            Fault::Flap => self.schedule(self.now, Event::Flap { node: victim, until: planned.until }),
+            Fault::Flap => {
+                self.schedule(self.now, Event::Flap { node: victim, until: planned.until })
+            }
             Fault::SlowLink => {
                 undo.slow = self.pairs_of(victim, true, true);
                 let micros = self.rng.range(5_000, 60_000);
@@ -55,7 +61,8 @@ impl World {
             Fault::Blackout => (0..self.machines.len()).for_each(|node| self.crash(node, true)),
             Fault::ClockForward | Fault::ClockBack => {
                 let by = self.rng.range(1, 30_000) as i64;
-                self.machines[victim].skew_ms += if fault == Fault::ClockForward { by } else { -by };
+                self.machines[victim].skew_ms +=
+                    if fault == Fault::ClockForward { by } else { -by };
                 undo.machine = Some(victim);
             }
             Fault::SlowDisk => {
@@ -92,7 +99,9 @@ impl World {
         let Some(victim) = undo.machine else { return Ok(()) };
         let machine = &mut self.machines[victim];
         match fault {
-            Fault::ClockForward | Fault::ClockBack => machine.skew_ms = self.rng.below(self.scenario.skew_ms.max(1)) as i64,
+            Fault::ClockForward | Fault::ClockBack => {
+                machine.skew_ms = self.rng.below(self.scenario.skew_ms.max(1)) as i64
+            }
             Fault::SlowDisk => machine.slow_disk = 0,
             Fault::WriteError | Fault::FullDisk => {
                 machine.full = false;
@@ -121,7 +130,11 @@ impl World {
     fn victim(&mut self, fault: Fault) -> usize {
         let leader = matches!(fault, Fault::CutLeader | Fault::PauseLeader | Fault::KillLeader);
         let members = self.members();
-        let id = if leader || members.is_empty() { self.leader() } else { members[self.rng.index(members.len())] };
+        let id = if leader || members.is_empty() {
+            self.leader()
+        } else {
+            members[self.rng.index(members.len())]
+        };
         self.machine_of(id)
     }
 
@@ -147,7 +160,10 @@ impl World {
     #[must_use]
     pub fn pairs_of(&self, node: usize, out: bool, incoming: bool) -> Vec<Pair> {
         let others = (0..self.machines.len()).filter(move |other| *other != node);
-        others.flat_map(|other| [(node, other), (other, node)]).filter(|(from, _)| if *from == node { out } else { incoming }).collect()
+        others
+            .flat_map(|other| [(node, other), (other, node)])
+            .filter(|(from, _)| if *from == node { out } else { incoming })
+            .collect()
     }
 
     /// Cuts a machine off.
@@ -236,7 +252,11 @@ impl World {
     /// # Errors
     /// The rule that is broken.
     pub fn restore_volume(&mut self) -> Result<(), Broken> {
-        let Some(node) = self.machines.iter().position(|m| m.backup.is_some() && m.attacker.is_none()) else { return Ok(()) };
+        let Some(node) =
+            self.machines.iter().position(|m| m.backup.is_some() && m.attacker.is_none())
+        else {
+            return Ok(());
+        };
         self.stop(node, true);
         let machine = &mut self.machines[node];
         if let Some(backup) = machine.backup.take() {

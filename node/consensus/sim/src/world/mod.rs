@@ -36,14 +36,17 @@ use std::{
 /// T0, the timeout of the default timing, in microseconds.
 pub const T0: u64 = 250_000;
 
-/// After the network healed and all honest nodes run again, everything accepted is final everywhere within so many T0.
+/// After the network healed and all honest nodes run again, everything accepted is final everywhere
+/// within so many T0.
 ///
-/// A node waits at most T0 * 2^k + T0 / 2 in its k-th view in a row. Trouble lasts 2.5 s = 10 T0 at most; attackers can push
-/// views faster than timeouts do, but whoever entered k views by timeouts alone spent (2^k - 1) T0, so k <= 3. After healing
-/// at most f = 2 bad leaders come before a good one: 2^3 + 2^4 + 2^5 + three halves < 58 T0, and 6 T0 for catching up.
+/// A node waits at most T0 * 2^k + T0 / 2 in its k-th view in a row. Trouble lasts 2.5 s = 10 T0 at
+/// most; attackers can push views faster than timeouts do, but whoever entered k views by timeouts
+/// alone spent (2^k - 1) T0, so k <= 3. After healing at most f = 2 bad leaders come before a good
+/// one: 2^3 + 2^4 + 2^5 + three halves < 58 T0, and 6 T0 for catching up.
 pub const RECOVERY_TIMEOUTS: u64 = 64;
 
-/// Each reconfiguration that is still to be done may take so many T0 more: a learner must catch up first.
+/// Each reconfiguration that is still to be done may take so many T0 more: a learner must catch up
+/// first.
 const CHANGE_TIMEOUTS: u64 = 16;
 
 #[derive(Debug)]
@@ -168,10 +171,14 @@ impl World {
         let mut machines = Vec::new();
         let twins = usize::from(scenario.twin.is_some());
         for index in 0..n + scenario.spare + twins {
-            let own = scenario.twin.filter(|_| index == n + scenario.spare).unwrap_or(NodeId(index as u32));
+            let own = scenario
+                .twin
+                .filter(|_| index == n + scenario.spare)
+                .unwrap_or(NodeId(index as u32));
             let strategies = scenario.attackers.get(&own).cloned();
             let twin = (scenario.twin == Some(own)).then(BTreeSet::new);
-            let attacker = strategies.or(twin).map(|s| Attacker::new(own, n, chain_id, s, &mut rng));
+            let attacker =
+                strategies.or(twin).map(|s| Attacker::new(own, n, chain_id, s, &mut rng));
             let skew = rng.below(scenario.skew_ms.max(1)) as i64;
             let mut machine = Machine::new(index, own, Disk::new(fault), attacker, skew);
             machine.off = (n..n + scenario.spare).contains(&index);
@@ -213,7 +220,12 @@ impl World {
             self.schedule(planned.from, Event::Fault(index));
             self.schedule(planned.until, Event::FaultEnds(index));
         }
-        if self.scenario.faults.iter().any(|planned| planned.fault == scenario::Fault::RestoredVolume) {
+        if self
+            .scenario
+            .faults
+            .iter()
+            .any(|planned| planned.fault == scenario::Fault::RestoredVolume)
+        {
             let at = self.rng.below(trouble.max(1));
             self.schedule(at, Event::Backup);
         }
@@ -240,7 +252,8 @@ impl World {
     /// The rule that is broken.
     pub fn run(&mut self) -> Result<Report, Broken> {
         let changes = self.scenario.changes.len() + self.scenario.faults.len();
-        let deadline = self.scenario.trouble + (RECOVERY_TIMEOUTS + CHANGE_TIMEOUTS * changes as u64) * T0;
+        let deadline =
+            self.scenario.trouble + (RECOVERY_TIMEOUTS + CHANGE_TIMEOUTS * changes as u64) * T0;
         let mut looked = 0;
         loop {
             if self.calm && self.now >= looked {
@@ -277,8 +290,12 @@ impl World {
     #[must_use]
     pub fn all_final(&self) -> bool {
         let (length, epoch) = (self.checks.length(), self.checks.epoch());
-        let there = |m: &Machine| m.engine.as_ref().is_some_and(|e| e.executed() == length && e.epoch() == epoch);
-        self.clients.iter().all(|c| c.settled) && self.admin.is_done() && self.honest_members().all(there)
+        let there = |m: &Machine| {
+            m.engine.as_ref().is_some_and(|e| e.executed() == length && e.epoch() == epoch)
+        };
+        self.clients.iter().all(|c| c.settled)
+            && self.admin.is_done()
+            && self.honest_members().all(there)
     }
 
     fn what_is_missing(&self) -> String {
@@ -295,7 +312,8 @@ impl World {
     }
 
     fn honest_members(&self) -> impl Iterator<Item = &Machine> {
-        let members: BTreeSet<NodeId> = self.checks.validators().map(|set| set.ids().collect()).unwrap_or_default();
+        let members: BTreeSet<NodeId> =
+            self.checks.validators().map(|set| set.ids().collect()).unwrap_or_default();
         self.machines.iter().filter(move |m| m.is_honest() && members.contains(&m.own))
     }
 
@@ -327,23 +345,35 @@ impl World {
     #[must_use]
     pub fn leader(&self) -> NodeId {
         let epoch = self.checks.epoch();
-        let engines = self.honest_members().filter_map(|m| m.engine.as_ref()).filter(|e| e.epoch() == epoch);
+        let engines =
+            self.honest_members().filter_map(|m| m.engine.as_ref()).filter(|e| e.epoch() == epoch);
         let newest = engines.map(|e| (e.view(), e.leader())).max();
-        newest.map_or_else(|| self.members().first().copied().unwrap_or_default(), |(_, leader)| leader)
+        newest.map_or_else(
+            || self.members().first().copied().unwrap_or_default(),
+            |(_, leader)| leader,
+        )
     }
 
     /// The newest view that a running member entered.
     #[must_use]
     pub fn view(&self) -> View {
-        self.honest_members().filter_map(|m| m.engine.as_ref()).map(cretoai_consensus::Engine::view).max().unwrap_or_default()
+        self.honest_members()
+            .filter_map(|m| m.engine.as_ref())
+            .map(cretoai_consensus::Engine::view)
+            .max()
+            .unwrap_or_default()
     }
 
     fn step(&mut self) -> Result<(), Broken> {
-        let Some(Due { at, event, .. }) = self.queue.pop() else { return Err("the queue ran dry".into()) };
+        let Some(Due { at, event, .. }) = self.queue.pop() else {
+            return Err("the queue ran dry".into());
+        };
         self.now = at;
         self.report.events += 1;
         match event {
-            Event::Deliver { from, to, life, era, message } => self.deliver(from, to, life, era, message),
+            Event::Deliver { from, to, life, era, message } => {
+                self.deliver(from, to, life, era, message)
+            }
             Event::Connected { node, peer } => self.connected(node, peer),
             Event::Wake { node, life } => {
                 let machine = &mut self.machines[node];
@@ -370,7 +400,8 @@ impl World {
     fn calm_down(&mut self) -> Result<(), Broken> {
         self.note(|| "calm: no more faults".into());
         self.calm = true;
-        self.network.weather = if self.scenario.trouble == 0 { self.scenario.weather } else { Weather::lan() };
+        self.network.weather =
+            if self.scenario.trouble == 0 { self.scenario.weather } else { Weather::lan() };
         for index in self.undo.keys().copied().collect::<Vec<_>>() {
             self.fault_ends(index)?;
         }
@@ -395,7 +426,10 @@ impl World {
     }
 
     fn connected(&mut self, node: usize, peer: usize) -> Result<(), Broken> {
-        if self.network.is_cut((node, peer)) || self.network.is_cut((peer, node)) || self.machines[peer].engine.is_none() {
+        if self.network.is_cut((node, peer))
+            || self.network.is_cut((peer, node))
+            || self.machines[peer].engine.is_none()
+        {
             return Ok(());
         }
         let peer = self.machines[peer].own;
@@ -433,7 +467,8 @@ impl World {
         self.turn(node)
     }
 
-    /// The process of a machine ends; with `power`, so does what no fsync covered. It starts again later.
+    /// The process of a machine ends; with `power`, so does what no fsync covered. It starts again
+    /// later.
     pub fn crash(&mut self, node: usize, power: bool) {
         let back = self.now + self.rng.range(1_000, 600_000);
         self.stop(node, power);
@@ -457,7 +492,14 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, from: usize, to: usize, life: u64, era: u64, message: Arc<Message>) -> Result<(), Broken> {
+    fn deliver(
+        &mut self,
+        from: usize,
+        to: usize,
+        life: u64,
+        era: u64,
+        message: Arc<Message>,
+    ) -> Result<(), Broken> {
         let machine = &self.machines[to];
         if machine.life != life || machine.engine.is_none() || self.network.era((from, to)) != era {
             return Ok(());
@@ -467,7 +509,8 @@ impl World {
                 return Ok(());
             }
             if machine.flushing.is_some() {
-                // What is not durable yet is not shown to anyone: a certificate in it may hold this node's own vote.
+                // What is not durable yet is not shown to anyone: a certificate in it may hold this
+                // node's own vote.
                 self.schedule(self.now + 500, Event::Deliver { from, to, life, era, message });
                 return Ok(());
             }
@@ -487,7 +530,9 @@ impl World {
 fn describe(machine: &Machine) -> String {
     let role = if machine.is_honest() { "" } else { " (faulty)" };
     match &machine.engine {
-        None => format!("{}{role}: down{}", machine.own, if machine.off { " for good" } else { "" }),
+        None => {
+            format!("{}{role}: down{}", machine.own, if machine.off { " for good" } else { "" })
+        }
         Some(e) => format!(
             "{}{role}: {:?} epoch {} view {} active {} want {} executed {} stable {} {:?}",
             machine.own,

@@ -26,13 +26,22 @@ impl World {
         for _ in 0..self.scenario.payloads {
             let at = self.rng.below(trouble.max(1));
             let big = self.scenario.payload_bytes > 100 && self.rng.chance(20);
-            let len = if big { self.rng.range(20_000, 128 * 1024) } else { self.rng.range(1, self.scenario.payload_bytes) };
+            let len = if big {
+                self.rng.range(20_000, 128 * 1024)
+            } else {
+                self.rng.range(1, self.scenario.payload_bytes)
+            };
             let kind = self.rng.below(20);
             let mut key = [0; 16];
             key[..8].copy_from_slice(&self.rng.next().to_le_bytes());
             // Expired already, too early for a while, or a usual half minute.
-            let valid = BEGINNING_MS + at / 1000 + [0, 60_700].get(kind as usize).copied().unwrap_or(30_000);
-            self.submit_at(at, Payload { key, valid_until_ms: valid, data: vec![key[0]; len as usize] });
+            let valid = BEGINNING_MS
+                + at / 1000
+                + [0, 60_700].get(kind as usize).copied().unwrap_or(30_000);
+            self.submit_at(
+                at,
+                Payload { key, valid_until_ms: valid, data: vec![key[0]; len as usize] },
+            );
         }
     }
 
@@ -84,7 +93,11 @@ impl World {
 
     fn some_member(&mut self) -> usize {
         let members = self.members();
-        let running: Vec<usize> = members.iter().map(|id| self.machine_of(*id)).filter(|m| self.machines[*m].engine.is_some()).collect();
+        let running: Vec<usize> = members
+            .iter()
+            .map(|id| self.machine_of(*id))
+            .filter(|m| self.machines[*m].engine.is_some())
+            .collect();
         if running.is_empty() { 0 } else { running[self.rng.index(running.len())] }
     }
 
@@ -92,8 +105,12 @@ impl World {
         if self.clients.iter().all(|client| client.settled) {
             return;
         }
-        let outcomes = execution.vertices.iter().flat_map(|(v, outcomes)| v.payloads().map(|(id, _)| id).zip(outcomes));
-        let answered: HashMap<Hash, Outcome> = outcomes.map(|(id, outcome)| (id, *outcome)).collect();
+        let outcomes = execution
+            .vertices
+            .iter()
+            .flat_map(|(v, outcomes)| v.payloads().map(|(id, _)| id).zip(outcomes));
+        let answered: HashMap<Hash, Outcome> =
+            outcomes.map(|(id, outcome)| (id, *outcome)).collect();
         for client in self.clients.iter_mut().filter(|c| !c.settled) {
             client.settled = answered.get(&client.id).is_some_and(|outcome| outcome.is_final());
         }
@@ -125,7 +142,8 @@ impl World {
         self.order(change, &validators)
     }
 
-    /// Issues the next change, once the machines that it needs are ready; drops it when it has become pointless.
+    /// Issues the next change, once the machines that it needs are ready; drops it when it has
+    /// become pointless.
     fn order(&mut self, change: Change, validators: &Arc<Validators>) -> Result<(), Broken> {
         let machine = match change {
             Change::Add => Some(validators.next_id),
@@ -157,7 +175,10 @@ impl World {
                 }
                 Change::Rotate(_) => {
                     signing.new = Some(member_key(own, generation));
-                    let old = machine.signers().into_iter().find(|key| member.is_some_and(|m| m.key == *key.public_key()));
+                    let old = machine
+                        .signers()
+                        .into_iter()
+                        .find(|key| member.is_some_and(|m| m.key == *key.public_key()));
                     signing.old = old;
                 }
                 _ => {}
@@ -169,13 +190,26 @@ impl World {
         let step = step_of(change, validators, self.leader(), &self.admin, generation);
         let time_ms = self.checks.time_ms().max(BEGINNING_MS + self.now / 1000);
         self.admin.plan.pop_front();
-        self.admin.issue(change, step, &signing, self.genesis.chain_id(), validators.epoch, time_ms);
+        self.admin.issue(
+            change,
+            step,
+            &signing,
+            self.genesis.chain_id(),
+            validators.epoch,
+            time_ms,
+        );
         self.note(|| format!("the admin orders {change:?}"));
         Ok(())
     }
 
-    /// Brings a machine to where a change can be ordered. What its new key may say that it knows, once it is there.
-    fn prepare(&mut self, change: Change, index: usize, validators: &Validators) -> Result<Option<Ready>, Broken> {
+    /// Brings a machine to where a change can be ordered. What its new key may say that it knows,
+    /// once it is there.
+    fn prepare(
+        &mut self,
+        change: Change,
+        index: usize,
+        validators: &Validators,
+    ) -> Result<Option<Ready>, Broken> {
         match change {
             Change::Add if self.machines[index].off => {
                 self.machines[index].off = false;
@@ -195,30 +229,41 @@ impl World {
         let machine = &self.machines[index];
         let Some(engine) = &machine.engine else { return Ok(None) };
         let joins = matches!(change, Change::Add | Change::Replace(_));
-        let near = engine.executed().0 + NEARLY >= self.checks.length().0 && engine.epoch() == validators.epoch;
+        let near = engine.executed().0 + NEARLY >= self.checks.length().0
+            && engine.epoch() == validators.epoch;
         if joins && !near {
             return Ok(None);
         }
         let sequence = ready_sequence(engine.executed());
-        let known = if sequence == Sequence(0) { Some(self.genesis.chain_id()) } else { machine.disk.chain_hash(sequence) };
+        let known = if sequence == Sequence(0) {
+            Some(self.genesis.chain_id())
+        } else {
+            machine.disk.chain_hash(sequence)
+        };
         Ok(known.map(|chain_hash| Ready { sequence, chain_hash }))
     }
 
     fn has_no_next_key(&self, index: usize, id: NodeId, validators: &Validators) -> bool {
         let newest = self.machines[index].signers().pop();
-        validators.member(id).is_some_and(|member| newest.is_none_or(|newest| *newest.public_key() == member.key))
+        validators
+            .member(id)
+            .is_some_and(|member| newest.is_none_or(|newest| *newest.public_key() == member.key))
     }
 
     /// A member whose volume is an older copy, or whose key is gone, is of no use: it starts anew.
     fn notice_useless_volumes(&mut self, validators: &Validators) -> Result<(), Broken> {
         for index in 0..self.machines.len() {
             let machine = &self.machines[index];
-            let (Some(engine), Some(member)) = (&machine.engine, validators.member(machine.own)) else { continue };
+            let (Some(engine), Some(member)) = (&machine.engine, validators.member(machine.own))
+            else {
+                continue;
+            };
             if machine.attacker.is_some() {
                 continue;
             }
             let stale = engine.role() == Role::Stale;
-            let keyless = machine.suspect && machine.signers().iter().all(|key| *key.public_key() != member.key);
+            let keyless = machine.suspect
+                && machine.signers().iter().all(|key| *key.public_key() != member.key);
             if stale || keyless {
                 self.lose_volume(index)?;
             }
@@ -228,7 +273,9 @@ impl World {
 
     /// A removed pod goes only after the new epoch works everywhere.
     fn switch_off_removed(&mut self, validators: &Validators) {
-        let works = self.honest_members().all(|m| m.engine.as_ref().is_some_and(|e| e.epoch() == validators.epoch));
+        let works = self
+            .honest_members()
+            .all(|m| m.engine.as_ref().is_some_and(|e| e.epoch() == validators.epoch));
         let removed = |id: NodeId| id < validators.next_id && validators.member(id).is_none();
         for index in 0..self.machines.len() {
             let at_last = self.calm || self.rng.chance(50);

@@ -1,4 +1,5 @@
-//! What a driver does with a turn: writes, then fsync, then sends, then tells clients. It may die at any point of this.
+//! What a driver does with a turn: writes, then fsync, then sends, then tells clients. It may die
+//! at any point of this.
 
 use super::{Broken, Event, World};
 use crate::{
@@ -16,7 +17,8 @@ use std::sync::Arc;
 const MOST_VAIN_TURNS: u32 = 200;
 
 impl World {
-    /// Gives an input to an engine, and takes its turn now or a little later, with what comes until then.
+    /// Gives an input to an engine, and takes its turn now or a little later, with what comes until
+    /// then.
     pub(super) fn input(&mut self, node: usize, input: Input) -> Result<(), Broken> {
         let machine = &mut self.machines[node];
         let now = machine.now(self.now);
@@ -59,13 +61,19 @@ impl World {
             self.checks.may_sign(own, before, engine.role(), &turn.writes)?;
             self.checks.bounds(own, engine.sizes(), engine.validators())?;
             let epoch = engine.epoch();
-            turn.violations.iter().try_for_each(|violation| self.checks.accused(own, epoch, *violation))?;
+            turn.violations
+                .iter()
+                .try_for_each(|violation| self.checks.accused(own, epoch, *violation))?;
         }
         let wake = machine.micros(turn.wake).max(self.now + 1);
-        let in_vain = machine.micros(turn.wake) <= self.now && turn.writes.is_empty() && turn.sends.is_empty();
+        let in_vain = machine.micros(turn.wake) <= self.now
+            && turn.writes.is_empty()
+            && turn.sends.is_empty();
         machine.vain_turns = if in_vain { machine.vain_turns + 1 } else { 0 };
         if honest && machine.vain_turns > MOST_VAIN_TURNS {
-            return Err(format!("wake: node {own} asks for a turn at once, again and again, and does nothing in it"));
+            return Err(format!(
+                "wake: node {own} asks for a turn at once, again and again, and does nothing in it"
+            ));
         }
         self.wake_at(node, wake);
         if self.machines[node].full && !turn.writes.is_empty() {
@@ -73,9 +81,11 @@ impl World {
             self.stop(node, false);
             return Ok(());
         }
-        let dies = !self.calm && self.rng.below(10_000) < self.scenario.crashes && self.may_crash(node);
+        let dies =
+            !self.calm && self.rng.below(10_000) < self.scenario.crashes && self.may_crash(node);
         let power = self.rng.chance(500);
-        // Before the writes, after them but before the fsync, after the fsync, or in the middle of the sends.
+        // Before the writes, after them but before the fsync, after the fsync, or in the middle of
+        // the sends.
         let stage = if dies { self.rng.below(4) } else { 4 };
         if self.scenario.broken == Some(scenario::Broken::SendsBeforeWriting) {
             self.send_all(node, &turn, usize::MAX)?;
@@ -162,7 +172,9 @@ impl World {
             for write in writes().filter(votes) {
                 self.checks.durable(own, write, &self.machines[node].disk)?;
             }
-            turn.executions.iter().try_for_each(|execution| self.checks.executed(own, execution))?;
+            turn.executions
+                .iter()
+                .try_for_each(|execution| self.checks.executed(own, execution))?;
             for write in writes().filter(|write| !votes(write)) {
                 self.checks.durable(own, write, &self.machines[node].disk)?;
             }
@@ -219,20 +231,31 @@ impl World {
             if honest {
                 self.checks.sent(own, message, &self.machines[node].disk)?;
                 if matches!(message, Message::Vertex(_)) && encode(message).len() > MAX_FRAME {
-                    return Err(format!("bounds: node {own} sent a frame beyond {MAX_FRAME} bytes"));
+                    return Err(format!(
+                        "bounds: node {own} sent a frame beyond {MAX_FRAME} bytes"
+                    ));
                 }
             }
             if let Message::PrePrepare { proposal, vote } = message {
                 if honest {
                     let lost = self.machines.iter().filter(|m| m.next_key > 1).count();
-                    let holders = |author, tip| lost + self.machines.iter().filter(|m| m.disk.holds_tip(author, tip)).count();
+                    let holders = |author, tip| {
+                        lost + self
+                            .machines
+                            .iter()
+                            .filter(|m| m.disk.holds_tip(author, tip))
+                            .count()
+                    };
                     self.checks.is_backed(own, proposal, &vote.ballot, holders)?;
                 }
                 self.timeline.proposed.entry(proposal.sequence).or_insert(self.now);
             }
             match to {
                 Recipient::One(peer) => self.send_to(node, *peer, message)?,
-                Recipient::All => members.iter().filter(|peer| **peer != own).try_for_each(|peer| self.send_to(node, *peer, message))?,
+                Recipient::All => members
+                    .iter()
+                    .filter(|peer| **peer != own)
+                    .try_for_each(|peer| self.send_to(node, *peer, message))?,
             }
         }
         Ok(())
@@ -256,11 +279,17 @@ impl World {
         {
             self.checks.sent(machine.own, &message, &machine.disk)?;
         }
-        let (keys, wall_ms) = (machine.attacker.as_ref().map(|_| machine.signers()), machine.now(self.now).wall_ms);
+        let (keys, wall_ms) =
+            (machine.attacker.as_ref().map(|_| machine.signers()), machine.now(self.now).wall_ms);
         let messages = match (&mut machine.attacker, &machine.engine, keys) {
             (Some(attacker), Some(engine), Some(keys)) => {
                 let validators = Arc::clone(engine.validators());
-                let situation = Situation { validators: &validators, keys: &keys, executed: engine.executed(), wall_ms };
+                let situation = Situation {
+                    validators: &validators,
+                    keys: &keys,
+                    executed: engine.executed(),
+                    wall_ms,
+                };
                 attacker.tamper(&mut self.rng, &mut self.collusion, &situation, recipient, message)
             }
             _ => vec![(0, message)],
@@ -277,7 +306,10 @@ impl World {
             let era = self.network.era((from, to));
             for delay in delays {
                 let at = self.now + late + delay;
-                self.schedule(at, Event::Deliver { from, to, life, era, message: Arc::clone(&message) });
+                self.schedule(
+                    at,
+                    Event::Deliver { from, to, life, era, message: Arc::clone(&message) },
+                );
             }
         }
         Ok(())
