@@ -7,12 +7,12 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use cretoai_consensus::PublicKey;
 use cretoai_control::{
     api::{CONTROL_ALPN, STATUS_PATH, decode_base64},
     keys::SecretKey,
     tls::{self, Expect, subject_public_key_info},
 };
+use cretoai_types::PublicKey;
 use rustls::{
     ClientConfig, SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer,
     pki_types::ServerName, sign::CertifiedKey,

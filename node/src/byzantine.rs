@@ -11,9 +11,10 @@
 //! | `lie-catch-up` | it answers fetches with altered records, broken proofs and altered vertices |
 
 use anyhow::bail;
-use cretoai_consensus::{
-    Ballot, CheckedVertex, Domain, Hash, Message, NodeId, Payload, Phase, Proof, Proposal,
-    Sequence, Signer, Tip, Validators, Vertex, View, Vote,
+use cretoai_consensus::Message;
+use cretoai_types::{
+    Ballot, CheckedVertex, Domain, Hash, NodeId, Payload, Phase, Proof, Proposal, Sequence, Signer,
+    Tip, Validators, Vertex, View, Vote,
 };
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -159,7 +160,7 @@ impl Attack {
         }
         let header = &vertex.header;
         let Some(below) = header.height.0.checked_sub(1) else { return Vec::new() };
-        let previous = Tip { height: cretoai_consensus::Height(below), id: header.parent };
+        let previous = Tip { height: cretoai_types::Height(below), id: header.parent };
         let payload = Payload {
             key: [0xba; 16],
             valid_until_ms: header.timestamp_ms + 20_000,
@@ -227,10 +228,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use cretoai_consensus::{
+    use cretoai_control::keys::{MlDsa87, SecretKey};
+    use cretoai_types::{
         Epoch, Evidence, FaultModel, Height, Member, OffenceKind, Parameters, SignedHeader,
     };
-    use cretoai_control::keys::{MlDsa87, SecretKey};
 
     const CHAIN: Hash = Hash([7; 32]);
 

@@ -9,11 +9,11 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use cretoai_consensus::{Hash, SignedGenesis};
 use cretoai_control::{
     api::{EvidenceItem, encode_base64},
     keys::MlDsa87,
 };
+use cretoai_types::{Hash, SignedGenesis};
 use std::{
     io::{IsTerminal, Read, Write},
     net::{SocketAddr, TcpStream},

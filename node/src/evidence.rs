@@ -4,11 +4,11 @@
 //! validator's, the genesis says.
 
 use crate::storage::Counted;
-use cretoai_consensus::{
+use cretoai_control::api::{Accused, EvidenceItem, decode_base64, encode_base64};
+use cretoai_types::{
     Domain, Epoch, Evidence, FaultModel, Hash, Member, NodeId, Offence, OffenceKind, Parameters,
     Phase, PublicKey, SignedGenesis, Validators, Verifier, decode, encode,
 };
-use cretoai_control::api::{Accused, EvidenceItem, decode_base64, encode_base64};
 use std::fmt::Write;
 
 /// Why evidence is not believed.
@@ -219,14 +219,14 @@ impl Proven {
     fn objects(&self) -> (String, String) {
         match &self.evidence {
             Evidence::Fork(a, b) => {
-                let vertex = |header: &cretoai_consensus::VertexHeader| {
+                let vertex = |header: &cretoai_types::VertexHeader| {
                     let domain = Domain { chain_id: self.chain_id, epoch: header.epoch };
                     format!("vertex {}", header.id(&domain))
                 };
                 (vertex(&a.header), vertex(&b.header))
             }
             Evidence::Votes(a, b) => {
-                let vote = |vote: &cretoai_consensus::Vote| {
+                let vote = |vote: &cretoai_types::Vote| {
                     let phase = match vote.ballot.phase {
                         Phase::PrePrepare => "PRE-PREPARE",
                         Phase::Prepare => "PREPARE",

@@ -2,12 +2,12 @@
 //! two meet in these traits, so that each is tested without the other.
 
 use crate::{config::Config, metrics::Metrics};
-use cretoai_consensus::{
-    Epoch, Hash, Outcome, Payload, PublicKey, Ready, Sequence, SignedGenesis, SignedReconfig,
-};
 use cretoai_control::{
     api::{EvidenceList, NodeStatus},
     keys::SecretKey,
+};
+use cretoai_types::{
+    Epoch, Hash, Outcome, Payload, PublicKey, Ready, Sequence, SignedGenesis, SignedReconfig,
 };
 use std::{future::Future, sync::Arc};
 use tokio::sync::oneshot;

@@ -5,8 +5,8 @@
 //! sign what contradicts them; such a node refuses to start and says what is missing.
 
 use anyhow::{Context, bail};
-use cretoai_consensus::Hash;
 use cretoai_control::keys::{KeyError, SecretKey};
+use cretoai_types::Hash;
 use std::{
     fs::{self, File},
     io::{self, Write},

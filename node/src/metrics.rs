@@ -4,7 +4,8 @@
 //! by the admin); reasons, types and classes are fixed words.
 
 use crate::{http::front::VERSION, transport::is_guest};
-use cretoai_consensus::{NodeId, engine::Sizes};
+use cretoai_consensus::engine::Sizes;
+use cretoai_types::NodeId;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,

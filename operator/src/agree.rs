@@ -190,7 +190,7 @@ mod tests {
         fn what_is_believed_was_said_by_an_honest_node(
             n in 1_usize..=10, honest in prop::collection::vec(1_u64..200, 10), lies in prop::collection::vec((0_u64..300, 0_u8..3), 10)
         ) {
-            let quorum = cretoai_consensus::Quorum::new(n, cretoai_consensus::FaultModel::Byzantine);
+            let quorum = cretoai_types::Quorum::new(n, cretoai_types::FaultModel::Byzantine);
             let liars = quorum.w - 1;
             let reports: Vec<NodeStatus> = (0..n).map(|i| {
                 if i < liars { report(&format!("n{i}"), lies[i].0, &format!("lie{}", lies[i].1)) } else { report(&format!("n{i}"), honest[i], "h") }

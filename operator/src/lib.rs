@@ -1,9 +1,9 @@
 //! The CretoAI operator: turns a `CretoCluster` into a live chain and keeps it so.
 //!
-//! One pass is [`reconcile`]: [`observe`] (all input) -> [`validate`] -> [`plan`] (pure, at most
-//! one disruptive step) -> [`apply`] (all output) -> [`status`] (pure). What a pass decides depends
+//! One pass is [`cluster::reconcile`]: [`cluster::observe`] (all input) -> [`cluster::validate`] -> [`cluster::plan`] (pure, at most
+//! one disruptive step) -> [`cluster::apply`] (all output) -> [`cluster::status`] (pure). What a pass decides depends
 //! on what it sees in that pass alone, never on memory, so that the operator may be killed at any
-//! moment. Builders in [`build`] are pure functions from the validated cluster to Kubernetes
+//! moment. Builders in [`resources`] are pure functions from the validated cluster to Kubernetes
 //! objects.
 //!
 //! The rules that it keeps: a genesis is created once and never again; nobody becomes a validator
@@ -11,23 +11,15 @@
 //! quorum away from a chain that tolerates a fault; data is never replaced by an empty chain.
 
 pub mod agree;
-pub mod apply;
-pub mod build;
+pub mod cluster;
 pub mod drift;
-pub mod identity;
-pub mod members;
 pub mod metrics;
 pub mod names;
 pub mod nodes;
-pub mod observe;
-pub mod plan;
 pub mod quantity;
-pub mod reconcile;
+pub mod resources;
 pub mod run;
 pub mod server;
-pub mod status;
-pub mod validate;
-pub mod view;
 
 #[cfg(test)]
 mod testing;

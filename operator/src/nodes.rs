@@ -1,11 +1,11 @@
 //! How the operator speaks to nodes, behind a trait, so that tests need no network.
 
-use cretoai_consensus::{PublicKey, SignedGenesis};
 use cretoai_control::{
     api::{Attestation, NodeStatus},
     client::{ControlClient, ControlError},
     keys::SecretKey,
 };
+use cretoai_types::{PublicKey, SignedGenesis};
 use futures::future::BoxFuture;
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,12 +1,14 @@
 //! Starting, leading and stopping.
 
 use crate::{
+    cluster::{
+        reconcile::{Context, on_error, reconcile},
+        validate::Settings,
+    },
     metrics::Metrics,
     names::MANAGER,
     nodes::Network,
-    reconcile::{Context, on_error, reconcile},
     server,
-    validate::Settings,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;

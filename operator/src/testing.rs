@@ -3,17 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::{
-    build::{self, Key, Kind},
-    plan::{Plan, Step, plan},
-    validate::{Cluster, Settings},
-    view::{AdminKey, Attested, GenesisFound, Pod, Report, View, Volume},
+    cluster::{
+        plan::{Plan, Step, plan},
+        validate::{Cluster, Settings},
+        view::{AdminKey, Attested, GenesisFound, Pod, Report, View, Volume},
+    },
+    resources::{self, Key, Kind},
 };
-use cretoai_consensus::{Genesis, Hash, SignedGenesis};
 use cretoai_control::{
     api::{NodeStatus, RecentRecord, Role},
     keys::{MlDsa87, SecretKey},
 };
 use cretoai_crds::{CretoCluster, CretoClusterSpec};
+use cretoai_types::{Genesis, Hash, SignedGenesis};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -140,7 +142,7 @@ impl World {
         let view = self.view();
         let plan = plan(&view, &settings(), 1);
         let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
-        self.resource.status = Some(crate::status::derive(&view.cluster, &plan, &[], now));
+        self.resource.status = Some(crate::cluster::status::derive(&view.cluster, &plan, &[], now));
     }
 
     fn fresh(&mut self) -> u64 {
@@ -225,8 +227,7 @@ impl World {
                 pod.up = pod.starting == 0;
             }
         }
-        let quorum =
-            cretoai_consensus::Quorum::new(replicas, cretoai_consensus::FaultModel::Byzantine);
+        let quorum = cretoai_types::Quorum::new(replicas, cretoai_types::FaultModel::Byzantine);
         let voters = self.voters();
         if voters.len() >= quorum.q {
             let next = self.disks.values().map(|disk| disk.sequence).max().unwrap_or(0) + 1;
@@ -411,19 +412,19 @@ impl World {
 /// All objects of a cluster before its chain is born.
 pub(crate) fn objects(spec: Value) -> BTreeMap<Key, Value> {
     let cluster = cluster(spec);
-    let identity = crate::identity::Identity {
+    let identity = crate::cluster::identity::Identity {
         cluster_uid: "uid-1".into(),
         admin_fingerprint: key(1).public_key().fingerprint(),
         born: None,
         admin_key_lost: None,
     };
     let settings = settings();
-    let blueprint = build::Blueprint {
+    let blueprint = resources::Blueprint {
         cluster: &cluster,
         identity: &identity,
         settings: &settings,
         running_image: None,
         claim_size: None,
     };
-    build::all(&blueprint).into_iter().map(|wanted| (wanted.key, wanted.object)).collect()
+    resources::all(&blueprint).into_iter().map(|wanted| (wanted.key, wanted.object)).collect()
 }

@@ -2,8 +2,8 @@
 
 use crate::api::{API_PORT, Client};
 use anyhow::{Context, Result, bail};
-use cretoai_consensus::{FaultModel, Genesis, GenesisMember, Parameters, SignedGenesis};
 use cretoai_control::{client::ControlClient, keys::SecretKey};
+use cretoai_types::{FaultModel, Genesis, GenesisMember, Parameters, SignedGenesis};
 use std::{
     fmt::Write as _,
     fs::{self, File},

@@ -6,8 +6,8 @@ use crate::{
     k8s::{Cluster, until},
 };
 use anyhow::{Context, Result, ensure};
-use cretoai_consensus::{FaultModel, Hash, Quorum};
 use cretoai_control::api::NodeStatus;
+use cretoai_types::{FaultModel, Hash, Quorum};
 use kube::ResourceExt;
 use std::{
     collections::{BTreeMap, BTreeSet},

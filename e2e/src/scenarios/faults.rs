@@ -365,7 +365,7 @@ pub async fn two_nodes(lab: &mut Lab) -> Result<String> {
         known.push(Known {
             id: id.clone(),
             place: stored.place,
-            content: cretoai_consensus::Hash::of_bytes(data),
+            content: cretoai_types::Hash::of_bytes(data),
         });
     }
     let data = random_payload(4096);

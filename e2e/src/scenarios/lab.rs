@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use cretoai_consensus::Hash;
+use cretoai_types::Hash;
 use kube::Client;
 use std::time::Duration;
 

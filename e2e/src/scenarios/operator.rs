@@ -7,7 +7,7 @@ use crate::{
     process,
 };
 use anyhow::{Context, Result, bail, ensure};
-use cretoai_consensus::SignedGenesis;
+use cretoai_types::SignedGenesis;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::{

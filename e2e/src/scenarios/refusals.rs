@@ -166,7 +166,7 @@ async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<Strin
         known.push(Known {
             id: id.clone(),
             place: stored.place,
-            content: cretoai_consensus::Hash::of_bytes(data),
+            content: cretoai_types::Hash::of_bytes(data),
         });
     }
     let drained = drained.elapsed();
@@ -175,7 +175,7 @@ async fn storm(lab: &mut Lab, victim: &str, address: SocketAddr) -> Result<Strin
     for payload in &known {
         let stored = client.read(&payload.id).await?.context("it was there a moment ago")?;
         ensure!(
-            cretoai_consensus::Hash::of_bytes(&stored.data) == payload.content,
+            cretoai_types::Hash::of_bytes(&stored.data) == payload.content,
             "payload {} has other bytes than were sent",
             payload.id
         );

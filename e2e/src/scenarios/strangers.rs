@@ -7,8 +7,8 @@ use crate::{
     stranger::{self, Attempt},
 };
 use anyhow::{Context, Result, ensure};
-use cretoai_consensus::SignedGenesis;
 use cretoai_control::api::encode_base64;
+use cretoai_types::SignedGenesis;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api,

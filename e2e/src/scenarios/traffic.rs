@@ -8,7 +8,7 @@ use crate::{
     load::random_payload,
 };
 use anyhow::Result;
-use cretoai_consensus::Hash;
+use cretoai_types::Hash;
 use std::{
     net::SocketAddr,
     sync::{

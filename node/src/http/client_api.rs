@@ -22,8 +22,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use cretoai_consensus::{Hash, MAX_PAYLOAD_DATA, Payload};
 use cretoai_control::api::{EvidenceItem, EvidenceList, NodeStatus};
+use cretoai_types::{Hash, MAX_PAYLOAD_DATA, Payload};
 use std::{
     collections::HashMap,
     sync::Arc,

@@ -13,9 +13,6 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     routing::{get, post, put},
 };
-use cretoai_consensus::{
-    Change, Genesis, MAX_MEMBERS, PublicKey, Reconfig, SignedGenesis, SignedReconfig, decode,
-};
 use cretoai_control::{
     api::{
         ATTEST_PATH, AttestRequest, Attestation, CONTROL_ALPN, GENESIS_PATH, LEARNERS_PATH,
@@ -23,6 +20,9 @@ use cretoai_control::{
         STATUS_PATH, attest_message, decode_base64, encode_base64,
     },
     tls::{TlsError, server_config},
+};
+use cretoai_types::{
+    Change, Genesis, MAX_MEMBERS, PublicKey, Reconfig, SignedGenesis, SignedReconfig, decode,
 };
 use std::{collections::HashMap, sync::Arc};
 

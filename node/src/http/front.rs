@@ -4,11 +4,11 @@ use crate::{
     handle::{Birth, GenesisRefused, Ledger},
     metrics::Metrics,
 };
-use cretoai_consensus::{GenesisError, Hash, NodeId, SignedGenesis};
 use cretoai_control::{
     api::{NodeStatus, Role},
     keys::{MlDsa87, SecretKey},
 };
+use cretoai_types::{GenesisError, Hash, NodeId, SignedGenesis};
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -164,7 +164,7 @@ impl Front {
     /// This node's id in a genesis, if it is a member by name and key.
     #[must_use]
     pub fn own_id(&self, signed: &SignedGenesis) -> Option<NodeId> {
-        let own = |member: &cretoai_consensus::Member| {
+        let own = |member: &cretoai_types::Member| {
             member.name == self.identification.name && member.key == *self.key.public_key()
         };
         signed.genesis.members().iter().find(|member| own(member)).map(|member| member.id)

@@ -11,7 +11,7 @@ use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderName, StatusCode, header},
 };
-use cretoai_consensus::{Hash, MAX_PAYLOAD_DATA, Outcome};
+use cretoai_types::{Hash, MAX_PAYLOAD_DATA, Outcome};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use std::time::Duration;

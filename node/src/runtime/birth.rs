@@ -4,7 +4,7 @@ use crate::{
     handle::{Birth, GenesisRefused},
     storage::Storage,
 };
-use cretoai_consensus::{Hash, SignedGenesis};
+use cretoai_types::{Hash, SignedGenesis};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A node's store, before and after it has a genesis.

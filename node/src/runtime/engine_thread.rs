@@ -7,9 +7,10 @@ use crate::{
 };
 use bytes::Bytes;
 use cretoai_consensus::{
-    Message, NodeId, Payload, SignedReconfig, encode,
+    Message,
     engine::{Engine, Input, Now, Recipient, Turn, Violation, ViolationKind},
 };
+use cretoai_types::{NodeId, Payload, SignedReconfig, encode};
 use std::{
     io,
     sync::{Arc, mpsc},

@@ -15,13 +15,16 @@ use crate::{
     transport::Transport,
 };
 use cretoai_consensus::{
-    ChainState, Epoch, Genesis, Hash, NodeId, Outcome, Payload, PublicKey, Ready, Sequence,
-    SignedReconfig, Status, Validators,
+    Status,
     engine::{Engine, Execution, Role, Turn, Write},
 };
 use cretoai_control::{
     api::{EvidenceList, NodeStatus},
     keys::{MlDsa87, SecretKey},
+};
+use cretoai_types::{
+    ChainState, Epoch, Genesis, Hash, NodeId, Outcome, Payload, PublicKey, Ready, Sequence,
+    SignedReconfig, Validators,
 };
 use std::{
     collections::HashMap,
@@ -401,7 +404,7 @@ impl Ledger for Node {
         // The next decision's time is about now, however long ago the newest one was.
         let time_ms = state.time_ms.max(unix_ms());
         if let Err(void) =
-            order.apply(self.identity.chain_id, &validators, &state, time_ms, &MlDsa87)
+            state.judge_reconfig(&order, self.identity.chain_id, &validators, time_ms, &MlDsa87)
         {
             return Err(format!(
                 "in epoch {}, at sequence {}: {void}",

@@ -26,10 +26,11 @@ use crate::{
 use anyhow::Context;
 use birth::Store;
 use cretoai_consensus::{
-    Message, SignedGenesis, decode,
+    Message,
     engine::{self, Engine},
 };
 use cretoai_control::keys::{MlDsa87, SecretKey};
+use cretoai_types::{SignedGenesis, decode};
 use engine_thread::{EngineThread, Event};
 use ledger::Node;
 use std::sync::{Arc, OnceLock, mpsc};
@@ -151,7 +152,7 @@ impl Runtime for Creto {
 #[cfg(feature = "byzantine")]
 fn attack(
     key: &SecretKey,
-    chain_id: cretoai_consensus::Hash,
+    chain_id: cretoai_types::Hash,
 ) -> anyhow::Result<Option<Arc<crate::byzantine::Attack>>> {
     use crate::byzantine::{Attack, VARIABLE};
     let Ok(words) = std::env::var(VARIABLE) else { return Ok(None) };

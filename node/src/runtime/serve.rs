@@ -6,7 +6,8 @@ use crate::{
     transport::{Transport, is_guest},
 };
 use bytes::Bytes;
-use cretoai_consensus::{Message, NodeId, encode};
+use cretoai_consensus::Message;
+use cretoai_types::{NodeId, encode};
 use std::{
     collections::HashMap,
     io,
@@ -60,7 +61,7 @@ pub(super) fn spawn(
     storage: Arc<Storage>,
     transport: Weak<Transport>,
     #[cfg(feature = "byzantine")] attack: Option<Arc<crate::byzantine::Attack>>,
-    #[cfg(feature = "byzantine")] validators: Arc<cretoai_consensus::Validators>,
+    #[cfg(feature = "byzantine")] validators: Arc<cretoai_types::Validators>,
 ) -> io::Result<()> {
     std::thread::Builder::new().name("creto-serve".into()).spawn(move || {
         let mut buckets: HashMap<NodeId, Bucket> = HashMap::new();

@@ -2,12 +2,13 @@
 
 use crate::http::front::VERSION;
 use cretoai_consensus::{
-    Epoch, Hash, NodeId, PublicKey, Quorum, Sequence, Status, Validators, View,
+    Status,
     engine::{self, Engine, Sizes},
 };
 use cretoai_control::api::{
     MemberStatus, NodeStatus, PeerStatus, QuorumStatus, RecentRecord, Role,
 };
+use cretoai_types::{Epoch, Hash, NodeId, PublicKey, Quorum, Sequence, Validators, View};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -320,7 +321,7 @@ impl Snapshot {
             }),
             suspected: members
                 .iter()
-                .filter(|m| m.reputation < cretoai_consensus::FULL_REPUTATION)
+                .filter(|m| m.reputation < cretoai_types::FULL_REPUTATION)
                 .map(|m| m.name.clone())
                 .collect(),
             members,

@@ -10,7 +10,8 @@
 
 use super::{CONSENSUS, Storage, StorageError};
 use borsh::{BorshDeserialize, BorshSerialize};
-use cretoai_consensus::{Evidence, Offence, Sequence, decode, encode, engine::Execution};
+use cretoai_consensus::engine::Execution;
+use cretoai_types::{Evidence, Offence, Sequence, decode, encode};
 use rocksdb::{Direction, IteratorMode, WriteBatch};
 
 const PREFIX: &[u8] = b"evidence/";

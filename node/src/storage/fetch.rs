@@ -1,9 +1,8 @@
 //! Answers to what peers ask for, straight from the store.
 
 use super::{Storage, StorageError};
-use cretoai_consensus::{
-    Epoch, Height, MAX_FETCHED_VERTICES, MAX_FRAME, MAX_RECORDS, Message, NodeId, Sequence, encode,
-};
+use cretoai_consensus::{MAX_FETCHED_VERTICES, MAX_RECORDS, Message};
+use cretoai_types::{Epoch, Height, MAX_FRAME, NodeId, Sequence, encode};
 use std::sync::Arc;
 
 /// The most bytes of vertices in answer to one request; what is missing is asked for again.

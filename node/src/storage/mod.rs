@@ -23,10 +23,10 @@ mod votes;
 
 use crate::metrics::Metrics;
 use borsh::{BorshDeserialize, BorshSerialize};
-use cretoai_consensus::{
+use cretoai_consensus::engine::{Execution, Turn, Write};
+use cretoai_types::{
     CheckedVertex, DecodeError, Epoch, Hash, Height, NodeId, Outcome, Payload, Record, Sequence,
     Vertex, decode, encode,
-    engine::{Execution, Turn, Write},
 };
 pub use evidence::Counted;
 use proofs::Range;

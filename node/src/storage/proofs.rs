@@ -14,9 +14,10 @@
 
 use super::{CONSENSUS, Finalized, Storage, StorageError, votes::STABLE};
 use cretoai_consensus::{
-    CheckpointCertificate, Epoch, MAX_FRAME, MAX_RECORDS, Parameters, Proof, Sequence, encode,
+    MAX_RECORDS,
     engine::{Execution, Turn, Write},
 };
+use cretoai_types::{CheckpointCertificate, Epoch, MAX_FRAME, Parameters, Proof, Sequence, encode};
 use rocksdb::WriteBatch;
 use std::sync::PoisonError;
 

@@ -4,10 +4,10 @@ use super::{
     CONSENSUS, Finalized, METADATA, Storage, StorageError, VertexMetadata,
     votes::{COMMIT, NEW_VIEW, PREPARE, PREPARED, PROPOSED, STALE, STATE, SUCCESSOR, VIEW_CHANGE},
 };
-use cretoai_consensus::{
+use cretoai_consensus::engine::{Limits, Recovered, Remembered};
+use cretoai_types::{
     ChainState, CheckedVertex, Domain, Epoch, Genesis, Hash, Height, NodeId, Opening, Outcome,
     Proof, PublicKey, REMEMBERED_MS, Sequence, Tip, Validators, Vertex, Vote,
-    engine::{Limits, Recovered, Remembered},
 };
 use std::sync::Arc;
 

@@ -20,10 +20,10 @@
 //! erases them.
 
 use super::{CONSENSUS, Storage, StorageError};
-use cretoai_consensus::{
+use cretoai_consensus::engine::{Mark, Turn, Write};
+use cretoai_types::{
     ChainState, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Phase, Prepared, Proposal,
     Sequence, SignedGenesis, Validators, Vote, encode,
-    engine::{Mark, Turn, Write},
 };
 use rocksdb::WriteBatch;
 
@@ -96,7 +96,7 @@ impl Storage {
         epoch: Epoch,
     ) -> Result<Option<Validators>, StorageError> {
         if epoch == Epoch(0) {
-            return Ok(Some(Validators::of_genesis(genesis)));
+            return Ok(Some(genesis.validators()));
         }
         self.get(CONSENSUS, &validators(epoch))
     }

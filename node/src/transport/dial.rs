@@ -9,8 +9,8 @@ use super::{
 };
 use crate::peer_address::PeerAddress;
 use bytes::Bytes;
-use cretoai_consensus::NodeId;
 use cretoai_control::tls;
+use cretoai_types::NodeId;
 use quinn::{Connection, SendStream, WriteError};
 use rand::Rng;
 use rustls::pki_types::CertificateDer;

@@ -26,8 +26,9 @@ mod read;
 
 use crate::{metrics::Metrics, peer_address::PeerAddress};
 use bytes::Bytes;
-use cretoai_consensus::{MAX_FRAME, Member, NodeId, PublicKey, Urgency};
+use cretoai_consensus::Urgency;
 use cretoai_control::{keys::SecretKey, tls::TlsError};
+use cretoai_types::{MAX_FRAME, Member, NodeId, PublicKey};
 pub use peers::is_guest;
 use peers::{Peer, Peers};
 use std::{

@@ -1,7 +1,7 @@
 //! Who may connect: the members of the epoch, and guests.
 
 use super::{Class, lock, queue::Outgoing};
-use cretoai_consensus::{Member, NodeId, PublicKey};
+use cretoai_types::{Member, NodeId, PublicKey};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},

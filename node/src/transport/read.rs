@@ -2,7 +2,7 @@
 
 use super::{Budget, Class, Inbound, MAX_FRAME_BYTES, Shared, peers::Peer};
 use bytes::BytesMut;
-use cretoai_consensus::NodeId;
+use cretoai_types::NodeId;
 use quinn::{Connection, ReadExactError, RecvStream};
 use std::sync::Arc;
 use tokio::{sync::Semaphore, task::JoinSet};

@@ -1,0 +1,10 @@
+//! The node on its real parts, in one binary: RocksDB and AWS-LC are linked once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cluster;
+mod config;
+mod http;
+mod store;
+mod transport;
+mod writes;

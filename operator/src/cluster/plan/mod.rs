@@ -1,0 +1,482 @@
+//! What to do next: a pure function from what one pass sees.
+//!
+//! Rules: nothing is done while a person has to decide; the genesis is made only when every
+//! validator was attested in this very pass, on a volume of this cluster that holds nothing; at
+//! most one step of a plan disturbs a node, and only within the one [`DisruptionBudget`] that all
+//! such steps share.
+
+use crate::{
+    cluster::{
+        identity::{self, Hold, Identity, Refusal, RefusalReason},
+        members::{self, Roll, Standing},
+        validate::{Settings, control_address},
+        view::{AdminKey, Attested, GenesisFound, Report, View},
+    },
+    drift, quantity,
+    resources::{self, Blueprint, Kind, Owner, Wanted},
+};
+use cretoai_crds::RetentionPolicy;
+use cretoai_types::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
+use std::{net::SocketAddr, sync::Arc};
+
+/// One thing to do. Each is safe to repeat and safe to die after.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Create the Secret with a fresh admin key. Created, never applied: whoever finds one uses it.
+    CreateAdminKey,
+    /// Apply an object.
+    Apply {
+        /// The object.
+        wanted: Box<Wanted>,
+        /// What somebody edited by hand, if that is why.
+        drift: Option<String>,
+    },
+    /// Let genesis or admin key go with the CretoCluster, or outlive it.
+    SetRetention {
+        /// Whether it is the ConfigMap with the genesis; else it is the Secret.
+        genesis: bool,
+    },
+    /// Sign this genesis and create its ConfigMap. Created, never applied: whoever finds one adopts
+    /// it.
+    CreateGenesis(Box<Genesis>),
+    /// Give a node the genesis.
+    PushGenesis {
+        /// Its name.
+        pod: String,
+        /// Where it listens.
+        address: SocketAddr,
+        /// The key that it must prove.
+        key: PublicKey,
+        /// The genesis.
+        genesis: Arc<SignedGenesis>,
+    },
+    /// Ask for a larger volume.
+    ExpandVolume {
+        /// Name of the claim.
+        claim: String,
+        /// The size.
+        size: String,
+    },
+    /// Delete a pod, so that the StatefulSet makes it anew from the newest template. The only step
+    /// that disturbs a node.
+    ReplacePod {
+        /// Its ordinal.
+        ordinal: usize,
+        /// Its name.
+        pod: String,
+        /// Only if it is still this one.
+        uid: String,
+    },
+}
+
+impl Step {
+    /// For metrics: one of few words.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CreateAdminKey => "create_admin_key",
+            Self::Apply { .. } => "apply",
+            Self::SetRetention { .. } => "set_retention",
+            Self::CreateGenesis(_) => "create_genesis",
+            Self::PushGenesis { .. } => "push_genesis",
+            Self::ExpandVolume { .. } => "expand_volume",
+            Self::ReplacePod { .. } => "replace_pod",
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    /// For the log: what, and to which object.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Apply { wanted, drift: None } => write!(f, "apply {}", wanted.key),
+            Self::Apply { wanted, drift: Some(drift) } => {
+                write!(f, "put {} back ({drift})", wanted.key)
+            }
+            Self::PushGenesis { pod, .. } => write!(f, "give {pod} the genesis"),
+            Self::ExpandVolume { claim, size } => write!(f, "grow {claim} to {size}"),
+            Self::ReplacePod { pod, uid, .. } => write!(f, "replace {pod} ({uid})"),
+            Self::CreateAdminKey | Self::SetRetention { .. } | Self::CreateGenesis(_) => {
+                f.write_str(self.name())
+            }
+        }
+    }
+}
+
+/// Where the cluster stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// Something of an earlier CretoCluster still has to go.
+    Departing(String),
+    /// A person has to decide.
+    Refused(Refusal),
+    /// No genesis yet; the sentence says what it waits for.
+    Unborn(String),
+    /// The chain exists.
+    Born,
+}
+
+/// What to do next, and what it was decided from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// Where the cluster stands.
+    pub stage: Stage,
+    /// Which chain its pods belong to.
+    pub identity: Option<Identity>,
+    /// Who takes part.
+    pub roll: Roll,
+    /// Pods that were not made from the newest template.
+    pub outdated: Vec<String>,
+    /// Why an outdated pod is not replaced now.
+    pub rollout_waits: Option<String>,
+}
+
+/// Plans the next steps. `now_ms` is written into a genesis and decides nothing.
+#[must_use]
+pub fn plan(view: &View, settings: &Settings, now_ms: u64) -> Plan {
+    let decision = foreign_objects(view).map_or_else(|| identity::decide(view), Err);
+    let identity = decision.as_ref().ok().cloned();
+    let roll = members::roll_call(view, identity.as_ref());
+    let mut plan = Plan {
+        steps: Vec::new(),
+        stage: Stage::Born,
+        identity,
+        roll,
+        outdated: Vec::new(),
+        rollout_waits: None,
+    };
+    match decision {
+        Err(Hold::NoAdminKey) => {
+            plan.stage = Stage::Unborn("the admin key is being made".to_string());
+            plan.steps.push(Step::CreateAdminKey);
+        }
+        Err(Hold::Departing(what)) => plan.stage = Stage::Departing(what),
+        Err(Hold::Refused(refusal)) => plan.stage = Stage::Refused(refusal),
+        Ok(identity) => with_identity(view, settings, &identity, now_ms, &mut plan),
+    }
+    if view.cluster.spec.paused {
+        plan.steps.clear();
+    }
+    plan
+}
+
+/// Objects that stand under our names and are not ours.
+fn foreign_objects(view: &View) -> Option<Hold> {
+    let of = |owner: Owner| -> Vec<String> {
+        view.live
+            .iter()
+            .filter(|(_, live)| resources::owner_of(live, &view.cluster.uid) == owner)
+            .map(|(key, _)| key.to_string())
+            .collect()
+    };
+    let (foreign, departing) = (of(Owner::Foreign), of(Owner::Departing));
+    if !foreign.is_empty() {
+        let message = format!(
+            "{} exists and is not of this CretoCluster; delete it, or choose another metadata.name",
+            foreign.join(", ")
+        );
+        return Some(Hold::Refused(Refusal { reason: RefusalReason::NameTaken, message }));
+    }
+    if !departing.is_empty() {
+        return Some(Hold::Departing(format!("waits until {} is deleted", departing.join(", "))));
+    }
+    None
+}
+
+fn with_identity(
+    view: &View,
+    settings: &Settings,
+    identity: &Identity,
+    now_ms: u64,
+    plan: &mut Plan,
+) {
+    plan.steps.extend(retention(view));
+    let applied = objects(view, settings, identity);
+    let settled = !applied.iter().any(
+        |step| matches!(step, Step::Apply { wanted, .. } if wanted.key.kind == Kind::StatefulSet),
+    );
+    plan.steps.extend(applied);
+    plan.steps.extend(expansions(view));
+    let revision = view
+        .stateful_set()
+        .and_then(crate::cluster::view::StatefulSet::revision)
+        .filter(|_| settled);
+    let outdated: Vec<usize> = match revision {
+        Some(revision) => {
+            let current =
+                |pod: &crate::cluster::view::Pod| pod.revision.as_deref() == Some(revision);
+            view.pods.iter().filter(|(_, pod)| !current(pod)).map(|(ordinal, _)| *ordinal).collect()
+        }
+        None => Vec::new(),
+    };
+    plan.outdated = outdated.iter().map(|ordinal| view.cluster.names.pod(*ordinal)).collect();
+    let budget = DisruptionBudget { roll: &plan.roll, born: identity.born.is_some() };
+    let (replaced, waits) = next_replacement(view, &outdated, &budget)
+        .map_or_else(|waits| (None, Some(waits)), |step| (step, None));
+    plan.rollout_waits = waits;
+    if let Some(genesis) = &identity.born {
+        plan.steps.extend(pushes(view, genesis, replaced.as_ref()));
+    } else {
+        plan.stage = match birth(
+            view,
+            identity,
+            &plan.roll,
+            revision.is_some() && outdated.is_empty(),
+            now_ms,
+        ) {
+            Ok(genesis) => {
+                plan.steps.push(Step::CreateGenesis(Box::new(genesis)));
+                Stage::Unborn("all nodes are attested, the genesis is being created".to_string())
+            }
+            Err(waits) => Stage::Unborn(waits),
+        };
+    }
+    plan.steps.extend(replaced);
+}
+
+/// Genesis and admin key carry an owner reference exactly if they are to go with the CretoCluster.
+fn retention(view: &View) -> Vec<Step> {
+    let goes = view.cluster.spec.storage.retention_policy == RetentionPolicy::Delete;
+    let mut steps = Vec::new();
+    if matches!(view.admin_key, AdminKey::Present { owned, .. } if owned != goes) {
+        steps.push(Step::SetRetention { genesis: false });
+    }
+    if matches!(view.genesis, GenesisFound::Present { owned, .. } if owned != goes) {
+        steps.push(Step::SetRetention { genesis: true });
+    }
+    steps
+}
+
+/// Every object that is missing or not as we want it.
+fn objects(view: &View, settings: &Settings, identity: &Identity) -> Vec<Step> {
+    let stateful_set = view.stateful_set();
+    let blueprint = Blueprint {
+        cluster: &view.cluster,
+        identity,
+        settings,
+        running_image: stateful_set.and_then(crate::cluster::view::StatefulSet::image),
+        claim_size: stateful_set.and_then(crate::cluster::view::StatefulSet::claim_size),
+    };
+    resources::all(&blueprint)
+        .into_iter()
+        .filter_map(|wanted| {
+            let drift = match view.live.get(&wanted.key) {
+                None => None,
+                Some(live) => {
+                    let difference = drift::difference(&wanted.object, live)?;
+                    // The same wish as when we applied it last, so somebody else changed it.
+                    (resources::wanted_hash(live) == resources::wanted_hash(&wanted.object))
+                        .then_some(difference)
+                }
+            };
+            Some(Step::Apply { wanted: Box::new(wanted), drift })
+        })
+        .collect()
+}
+
+/// Volumes that are smaller than the spec asks. Growing never waits for the chain's health.
+fn expansions(view: &View) -> Vec<Step> {
+    let size = &view.cluster.spec.storage.size;
+    let small = view.volumes.iter().filter(|(ordinal, volume)| {
+        **ordinal < view.cluster.replicas
+            && quantity::thousandths(&volume.size) < quantity::thousandths(size)
+    });
+    small
+        .map(|(_, volume)| Step::ExpandVolume { claim: volume.name.clone(), size: size.clone() })
+        .collect()
+}
+
+/// The genesis, if every validator was attested in this very pass.
+///
+/// # Errors
+/// What it waits for.
+fn birth(
+    view: &View,
+    identity: &Identity,
+    roll: &Roll,
+    current: bool,
+    now_ms: u64,
+) -> Result<Genesis, String> {
+    let AdminKey::Present { key: admin_key, .. } = &view.admin_key else {
+        return Err("waits for the admin key".to_string());
+    };
+    let mut members = Vec::new();
+    let mut waits = Vec::new();
+    for ordinal in 0..view.cluster.replicas {
+        let name = view.cluster.names.pod(ordinal);
+        let volume_is_ours = view.volumes.get(&ordinal).is_some_and(|volume| {
+            volume.cluster_uid.as_deref() == Some(identity.cluster_uid.as_str())
+        });
+        let pod_is_current = view.pods.get(&ordinal).is_some_and(|pod| !pod.leaving);
+        match view.reports.get(&ordinal) {
+            Some(Report::Attested(Attested { key, possession, chain_id: None, .. }))
+                if volume_is_ours && pod_is_current =>
+            {
+                members.push(GenesisMember { name, key: key.clone(), proof: possession.clone() });
+            }
+            _ => {
+                let member = roll.members.iter().find(|member| member.ordinal == ordinal);
+                let why = member
+                    .and_then(|member| member.message.as_ref())
+                    .map(|why| format!(" ({why})"))
+                    .unwrap_or_default();
+                waits.push(format!("{name}{why}"));
+            }
+        }
+    }
+    if !waits.is_empty() {
+        return Err(format!(
+            "{} of {} nodes are attested; waits for {}",
+            members.len(),
+            view.cluster.replicas,
+            waits.join(", ")
+        ));
+    }
+    if !current {
+        return Err(
+            "all nodes are attested; waits until their pods are of the newest template".to_string()
+        );
+    }
+    Ok(Genesis {
+        cluster_uid: identity.cluster_uid.clone(),
+        admin_key: admin_key.clone(),
+        members,
+        fault_model: FaultModel::Byzantine,
+        parameters: Parameters::default(),
+        created_ms: now_ms,
+    })
+}
+
+/// Members that proved their key and have no chain yet. Not the one that this very plan replaces:
+/// with the genesis it would be a voter, and free to be taken away no more.
+fn pushes(view: &View, genesis: &Arc<SignedGenesis>, replaced: Option<&Step>) -> Vec<Step> {
+    let goes =
+        |at: usize| matches!(replaced, Some(Step::ReplacePod { ordinal, .. }) if *ordinal == at);
+    let members = genesis.genesis.members.iter().enumerate();
+    members
+        .filter(|(ordinal, _)| !goes(*ordinal))
+        .filter_map(|(ordinal, member)| {
+            let Some(Report::Status(status)) = view.reports.get(&ordinal) else { return None };
+            let ip = view.pods.get(&ordinal)?.ip?;
+            status.chain_id.is_none().then(|| Step::PushGenesis {
+                pod: member.name.clone(),
+                address: control_address(ip),
+                key: member.key.clone(),
+                genesis: Arc::clone(genesis),
+            })
+        })
+        .collect()
+}
+
+/// What may be disturbed now. Everything that takes a node away asks here.
+#[derive(Clone, Copy, Debug)]
+pub struct DisruptionBudget<'a> {
+    /// Who takes part.
+    pub roll: &'a Roll,
+    /// Whether there is a chain to disturb.
+    pub born: bool,
+}
+
+impl DisruptionBudget<'_> {
+    /// Whether node `ordinal` may be taken away now.
+    ///
+    /// - One that surely takes no part is free.
+    /// - One that we merely cannot reach may still vote: only if the others are a quorum.
+    /// - One that has another key or contradicts the others is evidence: never.
+    /// - Those that take part: one at a time, when all others take part and a quorum of them stays.
+    ///   A chain that tolerates
+    ///   no absent node pauses while one restarts, so the pause is as short as one restart.
+    ///
+    /// # Errors
+    /// What it waits for.
+    pub fn allows(&self, ordinal: usize) -> Result<(), String> {
+        let Some(member) = self.roll.members.iter().find(|member| member.ordinal == ordinal) else {
+            return Ok(());
+        };
+        let participating = self.roll.participating();
+        let quorum = self.roll.quorum;
+        match member.standing {
+            _ if !self.born => return Ok(()),
+            Standing::Down
+            | Standing::Waiting
+            | Standing::Learner
+            | Standing::CatchingUp
+            | Standing::Stale => return Ok(()),
+            // The others are a quorum without it.
+            Standing::Silent | Standing::Unreachable if participating >= quorum.q => return Ok(()),
+            Standing::Silent | Standing::Unreachable | Standing::Foreign | Standing::Dissenting => {
+                return Err(format!(
+                    "{} is {} and may still vote; look at it first",
+                    member.name,
+                    member.standing.as_str()
+                ));
+            }
+            Standing::Participating => {}
+        }
+        let returning: Vec<&str> = self
+            .roll
+            .members
+            .iter()
+            .filter(|member| member.standing != Standing::Participating)
+            .map(|member| member.name.as_str())
+            .collect();
+        if !returning.is_empty() {
+            return Err(format!("waits until {} takes part again", returning.join(", ")));
+        }
+        if participating > quorum.q || (quorum.f == 0 && participating == quorum.n) {
+            return Ok(());
+        }
+        Err(format!("waits for more nodes: {participating} take part, {} are needed", quorum.q))
+    }
+
+    /// Free ones first, those that may not be touched last.
+    fn rank(&self, ordinal: usize) -> u8 {
+        let standing = self
+            .roll
+            .members
+            .iter()
+            .find(|member| member.ordinal == ordinal)
+            .map(|member| member.standing);
+        match standing {
+            Some(Standing::Participating) => 1,
+            Some(Standing::Foreign | Standing::Dissenting) => 2,
+            _ => 0,
+        }
+    }
+}
+
+/// The next outdated pod to replace: one that is free first.
+fn next_replacement(
+    view: &View,
+    outdated: &[usize],
+    budget: &DisruptionBudget<'_>,
+) -> Result<Option<Step>, String> {
+    let here = |ordinal: &&usize| view.pods.get(ordinal).is_some_and(|pod| !pod.leaving);
+    let mut candidates: Vec<usize> = outdated.iter().filter(here).copied().collect();
+    // The leader last, so that it changes once.
+    let leader = budget.roll.agreement.term.as_ref().and_then(|term| term.leader.as_deref());
+    candidates.sort_by_key(|ordinal| {
+        let leads = leader == Some(view.cluster.names.pod(*ordinal).as_str());
+        (budget.rank(*ordinal), leads, std::cmp::Reverse(*ordinal))
+    });
+    let mut waits = None;
+    for ordinal in candidates {
+        match (budget.allows(ordinal), view.pods.get(&ordinal)) {
+            (Ok(()), Some(pod)) => {
+                return Ok(Some(Step::ReplacePod {
+                    ordinal,
+                    pod: pod.name.clone(),
+                    uid: pod.uid.clone(),
+                }));
+            }
+            (Err(why), _) => waits = waits.or(Some(why)),
+            (Ok(()), None) => {}
+        }
+    }
+    waits.map_or(Ok(None), Err)
+}
+
+#[cfg(test)]
+mod tests;
