@@ -17,6 +17,11 @@ use std::{
     sync::Arc,
 };
 
+/// The bounds of one answer with vertices, as the node's store has them: what it holds at the most,
+/// and what each vertex counts beside its payloads.
+const MAX_ANSWER: usize = 4 << 20;
+const VERTEX_BYTES: usize = 8_192;
+
 /// How a disk may be broken, to show that the checks notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFault {
@@ -458,23 +463,53 @@ impl Disk {
 
     // ---- what others ask
 
-    /// What the node answers to [`Message::FetchRecords`] and [`Message::FetchLane`].
+    /// What the node answers to a fetch, in the order and within the bounds of the node's store.
     #[must_use]
     pub fn answer(&self, request: &Message) -> Vec<Message> {
         match request {
             Message::FetchRecords { epoch, from } => {
                 self.records(*epoch, *from).into_iter().collect()
             }
-            Message::FetchLane { author, above, up_to } => {
-                let last = up_to.0.min(above.0.saturating_add(MAX_FETCHED_VERTICES));
-                let heights = above.0.saturating_add(1)..=last;
-                let slots = heights
-                    .map_while(|height| self.visible.vertices.get(&(*author, Height(height))));
-                let vertices = slots.flatten().take(MAX_FETCHED_VERTICES as usize);
-                vertices.map(|v| Message::Fetched(Arc::new(v.vertex().clone()))).collect()
-            }
+            Message::FetchLane { author, above, up_to } => self.lane(*author, *above, *up_to),
+            Message::FetchBranch { author, tip, above } => self.branch(*author, *tip, *above),
             _ => Vec::new(),
         }
+    }
+
+    /// Ascending, every vertex of a slot.
+    fn lane(&self, author: NodeId, above: Height, up_to: Height) -> Vec<Message> {
+        let last = up_to.0.min(above.0.saturating_add(MAX_FETCHED_VERTICES));
+        let (mut answer, mut bytes) = (Vec::new(), 0);
+        for height in (above.0.saturating_add(1)..=last).map(Height) {
+            let Some(slot) = self.visible.vertices.get(&(author, height)) else { break };
+            if bytes > MAX_ANSWER {
+                break;
+            }
+            // A store finds the vertices of a slot in the order of their ids.
+            let mut slot: Vec<_> = slot.iter().collect();
+            slot.sort_by_key(|vertex| vertex.id());
+            for vertex in slot {
+                bytes += vertex.header().payload_bytes as usize + VERTEX_BYTES;
+                answer.push(Message::Fetched(Arc::new(vertex.vertex().clone())));
+            }
+        }
+        answer
+    }
+
+    /// From the top down, each the parent of the one before it.
+    fn branch(&self, author: NodeId, tip: Tip, above: Height) -> Vec<Message> {
+        let (mut answer, mut bytes, mut tip) = (Vec::new(), 0, tip);
+        while tip.height > above
+            && answer.len() < MAX_FETCHED_VERTICES as usize
+            && bytes <= MAX_ANSWER
+        {
+            let slot = self.visible.vertices.get(&(author, tip.height));
+            let Some(vertex) = slot.into_iter().flatten().find(|v| v.id() == tip.id) else { break };
+            bytes += vertex.header().payload_bytes as usize + VERTEX_BYTES;
+            tip = Tip { height: Height(tip.height.0 - 1), id: vertex.header().parent };
+            answer.push(Message::Fetched(Arc::new(vertex.vertex().clone())));
+        }
+        answer
     }
 
     fn records(&self, epoch: Epoch, from: Sequence) -> Option<Message> {

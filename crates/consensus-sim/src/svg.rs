@@ -23,6 +23,7 @@ const COLOURS: &[(&str, &str)] = &[
     ("Records", "#17becf"),
     ("FetchRecords", "#bcbd22"),
     ("FetchLane", "#bcbd22"),
+    ("FetchBranch", "#7f6000"),
 ];
 
 fn colour(kind: &str) -> Option<&'static str> {

@@ -115,6 +115,7 @@ pub const fn kind(message: &Message) -> &'static str {
         Message::FetchRecords { .. } => "FetchRecords",
         Message::Records { .. } => "Records",
         Message::FetchLane { .. } => "FetchLane",
+        Message::FetchBranch { .. } => "FetchBranch",
         Message::Fetched(_) => "Fetched",
         Message::Recall => "Recall",
         Message::Recalled(_) => "Recalled",

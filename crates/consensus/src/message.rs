@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// The most records in one answer to [`Message::FetchRecords`].
 pub const MAX_RECORDS: usize = 64;
 
-/// The most vertices in answer to one [`Message::FetchLane`].
+/// The most vertices in answer to one [`Message::FetchLane`] or [`Message::FetchBranch`].
 pub const MAX_FETCHED_VERTICES: u64 = 64;
 
 /// How a message is urgent. Votes never queue behind data, data never behind what a laggard asked
@@ -92,6 +92,17 @@ pub enum Message {
     Recall,
     /// The answer.
     Recalled(Box<Recalled>),
+    /// Asks for a branch of a lane by hash: the vertex `tip` and its ancestors above `above`.
+    /// Answered from the store from the top down, with [`Message::Fetched`], so that each vertex
+    /// is the parent that the one before it names.
+    FetchBranch {
+        /// The lane.
+        author: NodeId,
+        /// The highest vertex wanted.
+        tip: Tip,
+        /// The height that the asker holds, or has decided.
+        above: Height,
+    },
 }
 
 /// The newest objects that a node holds which another one signed. Only the signatures count.
@@ -126,6 +137,7 @@ impl Message {
             | Self::Checkpoint(_)
             | Self::FetchRecords { .. }
             | Self::FetchLane { .. }
+            | Self::FetchBranch { .. }
             | Self::Recall
             | Self::Recalled(_) => Urgency::Vote,
             Self::Vertex(_) => Urgency::Data,

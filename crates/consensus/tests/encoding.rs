@@ -263,6 +263,11 @@ fn messages() -> Vec<Message> {
         Message::Fetched(vertex),
         Message::Recall,
         Message::Recalled(Box::new(recalled)),
+        Message::FetchBranch {
+            author: NodeId(1),
+            tip: Tip { height: Height(9), id: hash("tip") },
+            above: Height(2),
+        },
     ]
 }
 

@@ -18,6 +18,16 @@ macro_rules! mutant {
 }
 pub use crate::mutant;
 
+/// Whether a rule holds: its condition, unless this thread runs the engine with that rule broken.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! rule {
+    ($name:ident, $condition:expr) => {
+        ($condition || $crate::mutants::mutant!($name))
+    };
+}
+pub use crate::rule;
+
 /// No rule is broken in a build without the feature.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]

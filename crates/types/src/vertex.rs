@@ -171,7 +171,10 @@ impl CheckedVertex {
         Tip { height: self.vertex.header.height, id: self.id }
     }
 
-    /// What it takes in memory, at the most.
+    /// The greatest weight that a vertex can have.
+    pub const MAX_WEIGHT: usize = OVERHEAD + MAX_BODY + PAYLOAD_OVERHEAD * MAX_PAYLOADS;
+
+    /// The memory that it takes, in bytes: its body, and an allowance for itself and each payload.
     #[must_use]
     pub fn weight(&self) -> usize {
         let bytes = self.vertex.header.payload_bytes as usize + items_bytes(&self.vertex.items);

@@ -174,7 +174,11 @@ fn dispatch(
         Inbound::Connected(peer) => Event::Connected(peer),
         Inbound::Disconnected(_) => return,
         Inbound::Frame { from, frame, budget } => match decode::<Message>(&frame) {
-            Ok(message @ (Message::FetchRecords { .. } | Message::FetchLane { .. })) => {
+            Ok(
+                message @ (Message::FetchRecords { .. }
+                | Message::FetchLane { .. }
+                | Message::FetchBranch { .. }),
+            ) => {
                 // A full queue drops the request: the laggard asks somebody else after a while.
                 if requests.try_send(serve::Request { from, message }).is_err() {
                     tracing::debug!(peer = from.0, "dropped a fetch: too many wait");

@@ -30,7 +30,8 @@ const GUEST_FACTOR: i64 = 4;
 /// Peers whose use is remembered. Guests come and go with new numbers.
 const MAX_BUCKETS: usize = 64;
 
-/// What a peer asks for: [`Message::FetchRecords`] or [`Message::FetchLane`].
+/// What a peer asks for: [`Message::FetchRecords`], [`Message::FetchLane`] or
+/// [`Message::FetchBranch`].
 pub(super) struct Request {
     pub(super) from: NodeId,
     pub(super) message: Message,
@@ -100,6 +101,7 @@ fn answer(storage: &Storage, request: &Message) -> Vec<Message> {
             storage.records(*epoch, *from).map(|records| records.into_iter().collect())
         }
         Message::FetchLane { author, above, up_to } => storage.lane(*author, *above, *up_to),
+        Message::FetchBranch { author, tip, above } => storage.branch(*author, *tip, *above),
         _ => return Vec::new(),
     };
     found.unwrap_or_else(|error| {

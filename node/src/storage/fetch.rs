@@ -2,7 +2,7 @@
 
 use super::{Storage, StorageError};
 use cretoai_consensus::{MAX_FETCHED_VERTICES, MAX_RECORDS, Message};
-use cretoai_types::{Epoch, Height, MAX_FRAME, NodeId, Sequence, encode};
+use cretoai_types::{Epoch, Height, MAX_FRAME, NodeId, Sequence, Tip, encode};
 use std::sync::Arc;
 
 /// The most bytes of vertices in answer to one request; what is missing is asked for again.
@@ -71,6 +71,31 @@ impl Storage {
                 bytes += vertex.header.payload_bytes as usize + 8192;
                 answer.push(Message::Fetched(Arc::new(vertex)));
             }
+        }
+        Ok(answer)
+    }
+
+    /// The vertex `tip` of a lane and its ancestors above `above`, from the top down: each is the
+    /// parent that the one before it names. Ends where a vertex is not stored.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn branch(
+        &self,
+        author: NodeId,
+        tip: Tip,
+        above: Height,
+    ) -> Result<Vec<Message>, StorageError> {
+        let mut answer = Vec::new();
+        let (mut wanted, mut bytes) = (tip.id, 0);
+        while answer.len() < MAX_FETCHED_VERTICES as usize && bytes <= MAX_ANSWER {
+            let Some(vertex) = self.vertex(&wanted)? else { break };
+            if vertex.header.author != author || vertex.header.height <= above {
+                break;
+            }
+            bytes += vertex.header.payload_bytes as usize + 8192;
+            wanted = vertex.header.parent;
+            answer.push(Message::Fetched(Arc::new(vertex)));
         }
         Ok(answer)
     }

@@ -156,6 +156,9 @@ impl Cluster {
                 Message::FetchLane { author, above, up_to } => {
                     validator.storage.lane(*author, *above, *up_to).unwrap()
                 }
+                Message::FetchBranch { author, tip, above } => {
+                    validator.storage.branch(*author, *tip, *above).unwrap()
+                }
                 _ => {
                     validator.engine.handle(now, Input::Message { from, message });
                     Vec::new()

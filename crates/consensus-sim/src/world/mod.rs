@@ -505,7 +505,10 @@ impl World {
         if machine.life != life || machine.engine.is_none() || self.network.era((from, to)) != era {
             return Ok(());
         }
-        if matches!(*message, Message::FetchRecords { .. } | Message::FetchLane { .. }) {
+        if matches!(
+            *message,
+            Message::FetchRecords { .. } | Message::FetchLane { .. } | Message::FetchBranch { .. }
+        ) {
             if machine.paused || self.scenario.broken == Some(scenario::Broken::AnswersNothing) {
                 return Ok(());
             }

@@ -6,8 +6,19 @@
 
 use super::{Engine, MAX_ADVANCE, Now, Recipient, ViolationKind, Write};
 use crate::message::{MAX_RECORDS, Message};
-use cretoai_types::{Epoch, Hash, Height, NodeId, Phase, Proof, Record, Sequence, Tip};
-use std::{collections::VecDeque, time::Duration};
+use cretoai_types::{
+    CheckedVertex, Epoch, Hash, Height, NodeId, Phase, Proof, Record, Sequence, Tip,
+};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// After so many requests in a row that ran out of time the wait for an answer doubles, up to so
+/// many times.
+const MANY_TRIES: u32 = 8;
+const MAX_BACK_OFF: u32 = 5;
 
 /// So many nodes' reports of their sequence are kept, members of other epochs among them.
 const MAX_REPORTS: usize = 64;
@@ -24,14 +35,35 @@ pub(super) struct CatchUp {
     lanes: Vec<LaneFetch>,
 }
 
+/// What is missing of one lane, and who was asked for it.
+///
+/// The rule: a request is judged by whether its goal was reached, never by whether something came.
+/// A holder that sends a little at a time could otherwise keep this node from asking another one.
 #[derive(Clone, Debug, Default)]
 struct LaneFetch {
-    asked: Option<(Height, Duration)>,
-    tries: usize,
-    grew: bool,
-    /// Something came since the last request.
-    arriving: bool,
-    stands_since: Option<Duration>,
+    /// The height that this node was found to lack, and since when it has lacked it.
+    lacks: Option<(Height, Duration)>,
+    asked: Option<Asked>,
+    /// Holders whose time ran out. They are asked again once every holder failed.
+    failed: BTreeSet<NodeId>,
+    /// How many requests in a row ran out of time.
+    tries: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    peer: NodeId,
+    goal: Goal,
+    at: Duration,
+}
+
+/// What a request to a holder of a lane is to bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The lane up to a height.
+    Height(Height),
+    /// The named vertex, and its ancestors down to this height.
+    Branch(Tip, Height),
 }
 
 impl CatchUp {
@@ -58,50 +90,70 @@ impl CatchUp {
         self.behind_since = None;
     }
 
-    pub(super) fn lane_grew(&mut self, lane: usize) {
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.grew = true;
-            lane.arriving = true;
-        }
+    /// Since when this node has lacked what it lacks of a lane. Reaching the height that was noted
+    /// ends the wait, and a higher one begins anew.
+    pub(super) fn lacks(
+        &mut self,
+        lane: usize,
+        lacks: Option<Height>,
+        held: Height,
+        now: Duration,
+    ) -> Option<Duration> {
+        let lane = self.lanes.get_mut(lane)?;
+        lane.lacks = match lane.lacks {
+            Some((height, since)) if height > held && lacks.is_some() => Some((height, since)),
+            _ => lacks.map(|height| (height, now)),
+        };
+        lane.lacks.map(|(_, since)| since)
     }
 
-    /// Since when a lane has not grown.
-    pub(super) fn lane_stands_since(&mut self, lane: usize, now: Duration) -> Duration {
-        let Some(lane) = self.lanes.get_mut(lane) else { return now };
-        if std::mem::take(&mut lane.grew) {
-            lane.stands_since = None;
-        }
-        *lane.stands_since.get_or_insert(now)
+    /// How often requests for a lane ran out of time since one succeeded.
+    pub(super) fn tries(&self, lane: usize) -> u32 {
+        self.lanes.get(lane).map_or(0, |lane| lane.tries)
     }
 
-    /// Whom to ask now for a lane that is held up to `tip`; nobody while an answer is outstanding.
-    #[allow(clippy::too_many_arguments, reason = "what is known of the lane, and when")]
+    /// Whether a request for a lane may still be answered. `reached` says whether a goal is met;
+    /// a holder that did not meet it in time has failed.
+    pub(super) fn lane_is_asked(
+        &mut self,
+        lane: usize,
+        reached: impl Fn(Goal) -> bool,
+        now: Duration,
+        retry: Duration,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(lane) else { return false };
+        let Some(Asked { peer, goal, at }) = lane.asked else { return false };
+        if reached(goal) {
+            (lane.asked, lane.tries) = (None, 0);
+            return false;
+        }
+        // Names that nobody answers, such as a liar's invention, are asked for less and less often.
+        let wait = retry * (1 << (lane.tries / MANY_TRIES).min(MAX_BACK_OFF));
+        if now.saturating_sub(at) < wait {
+            return true;
+        }
+        lane.asked = None;
+        lane.tries = lane.tries.saturating_add(1);
+        lane.failed.insert(peer);
+        false
+    }
+
+    /// The holder to ask next: the first that has not failed.
     pub(super) fn ask_for_lane(
         &mut self,
         lane: usize,
-        forked: bool,
-        tip: Height,
-        up_to: Height,
+        goal: Goal,
         holders: &[NodeId],
         now: Duration,
-        retry: Duration,
     ) -> Option<NodeId> {
         let lane = self.lanes.get_mut(lane)?;
-        if let Some((height, asked)) = lane.asked.filter(|(height, _)| tip < *height || forked) {
-            // While the answer is coming in, it is not asked for again.
-            // (An author who forks can let something arrive for ever.)
-            if std::mem::take(&mut lane.arriving) && !forked {
-                lane.asked = Some((height, now));
-                return None;
-            }
-            if now.saturating_sub(asked) < retry {
-                return None;
-            }
-            // Nothing came, or not all: the next holder.
-            lane.tries += 1;
+        if holders.iter().all(|holder| lane.failed.contains(holder)) {
+            holders.iter().for_each(|holder| {
+                lane.failed.remove(holder);
+            });
         }
-        let peer = holders.get(lane.tries % holders.len().max(1)).copied()?;
-        lane.asked = Some((up_to, now));
+        let peer = *holders.iter().find(|holder| !lane.failed.contains(holder))?;
+        lane.asked = Some(Asked { peer, goal, at: now });
         Some(peer)
     }
 }
@@ -198,7 +250,13 @@ impl Engine {
         proof: Proof,
     ) {
         let executed = self.state.sequence;
-        if epoch != self.validators.epoch || self.catch_up.has_records() || self.successor.is_some()
+        // Only from the node that was asked: records that nobody asked for could keep longer
+        // ranges away.
+        let asked = self.catch_up.asked.is_some() && self.catch_up.last_asked == from;
+        if epoch != self.validators.epoch
+            || self.catch_up.has_records()
+            || self.successor.is_some()
+            || !asked
         {
             return;
         }
@@ -329,6 +387,21 @@ impl Engine {
         }
         for vertex in found {
             self.persist(Write::Vertex(vertex));
+        }
+    }
+
+    /// After a restart: of a lane that forked, the branch that is named is held again, before what
+    /// else is stored takes its place.
+    pub(super) fn recall_named_branches(&mut self, stored: &[Arc<CheckedVertex>]) {
+        let by_id: HashMap<Hash, &Arc<CheckedVertex>> =
+            stored.iter().map(|vertex| (vertex.id(), vertex)).collect();
+        for lane in &mut self.lanes {
+            let mut before = None;
+            while let Some(needed) = lane.needed().filter(|needed| before != Some(*needed)) {
+                let Some(vertex) = by_id.get(&needed.id) else { break };
+                lane.offer(Arc::clone(vertex), usize::MAX);
+                before = Some(needed);
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 //! durable, and fetching what is missing.
 
 use super::{
-    Engine, MAX_ADVANCE, MAX_AHEAD_MS, Now, Pooled, Recipient, ViolationKind, Write, lane::Offer,
-    standing::Standing,
+    Engine, MAX_ADVANCE, MAX_AHEAD_MS, Now, Pooled, Recipient, ViolationKind, Write,
+    catch_up::Goal, lane::Offer, standing::Standing,
 };
 use crate::message::{MAX_FETCHED_VERTICES, Message};
 use cretoai_types::{
@@ -75,10 +75,9 @@ impl Engine {
         loop {
             let due = self.seal_due(now).is_some_and(|due| due <= now.at)
                 || (self.committed_this_turn() && self.has_something_to_seal(now));
-            if !due || !self.may_seal() {
+            if !due || !self.may_seal() || !self.seal_one(now) {
                 return;
             }
-            self.seal_one(now);
         }
     }
 
@@ -108,34 +107,35 @@ impl Engine {
             || (!self.pool.is_empty() && self.room_for_payloads(now) > 0)
     }
 
-    fn seal_one(&mut self, now: Now) {
+    /// Seals one vertex. Says whether the lane took it.
+    fn seal_one(&mut self, now: Now) -> bool {
         let (Some((own, signer)), Some(position)) = (self.own.clone(), self.own_position()) else {
-            return;
+            return false;
         };
         let most = self.room_for_payloads(now);
         let items = self.items_to_seal();
         let room = MAX_BODY.saturating_sub(items_bytes(&items));
-        let mut payloads = Vec::new();
+        let mut payloads: Vec<Payload> = Vec::new();
         let mut bytes = 0;
-        while let Some(pooled) = self.pool.front() {
-            let size = pooled.payload.encoded_len();
+        for Pooled { payload, .. } in &self.pool {
+            let size = payload.encoded_len();
             if bytes + size > room || payloads.len() >= most {
                 break;
             }
             bytes += size;
-            payloads.extend(self.pool.pop_front().map(|pooled| pooled.payload));
+            payloads.push(payload.clone());
         }
-        self.pool_bytes -= bytes;
-        self.last_sealed = Some(now.at);
-        self.seal_empty = false;
+        let taken = payloads.len();
         let others = self
             .validators
             .ids()
             .zip(&self.lanes)
             .filter(|(author, lane)| *author != own && lane.tip() != Tip::default());
         let links = others.map(|(author, lane)| Link { author, tip: lane.tip() }).collect();
-        let previous = self.lanes.get(position).map_or_else(Tip::default, super::lane::Lane::tip);
-        let vertex = CheckedVertex::seal(
+        let Some(previous) = self.lanes.get(position).map(super::lane::Lane::tip) else {
+            return false;
+        };
+        let vertex = Arc::new(CheckedVertex::seal(
             &self.domain(),
             &*signer,
             own,
@@ -144,11 +144,19 @@ impl Engine {
             now.wall_ms,
             payloads,
             items,
-        );
+        ));
+        // First into the lane: what has no place there is not promised, sent or marked.
+        if !self.extend(Arc::clone(&vertex)) {
+            return false;
+        }
+        self.pool.drain(..taken);
+        self.pool_bytes -= bytes;
+        self.last_sealed = Some(now.at);
+        self.seal_empty = false;
         self.mark.height = vertex.header().height;
         let message = Message::Vertex(Arc::new(vertex.vertex().clone()));
-        self.extend(Arc::new(vertex));
         self.send(Recipient::All, message);
+        true
     }
 
     /// Checks a vertex and takes it into its lane. What was fetched may be of another epoch: of no
@@ -179,7 +187,9 @@ impl Engine {
         match CheckedVertex::check(vertex, &self.domain(), &*self.verifier, |author| {
             validators.member(author).map(|m| &m.key)
         }) {
-            Ok(vertex) => self.extend(Arc::new(vertex)),
+            Ok(vertex) => {
+                self.extend(Arc::new(vertex));
+            }
             Err(VertexError::Signature) => self.violation(from, ViolationKind::InvalidSignature),
             Err(_) => self.violation(from, ViolationKind::Malformed),
         }
@@ -196,24 +206,25 @@ impl Engine {
         mutant!(LinksRequired) && !vertex.header.links.iter().all(held)
     }
 
-    fn extend(&mut self, vertex: Arc<CheckedVertex>) {
+    /// Offers a checked vertex to its lane. Says whether the lane has it now and did not before.
+    fn extend(&mut self, vertex: Arc<CheckedVertex>) -> bool {
         let author = vertex.header().author;
-        let Some(position) = self.position(author) else { return };
-        let Some(lane) = self.lanes.get_mut(position) else { return };
+        let Some(position) = self.position(author) else { return false };
+        let Some(lane) = self.lanes.get_mut(position) else { return false };
         let first =
             lane.in_slot(vertex.header().height).filter(|held| held.id() != vertex.id()).cloned();
         if mutant!(ForkAcknowledged) && first.is_some() {
             lane.want(vertex.tip());
         }
-        if let Offer::Extended(vertices) = lane.offer(Arc::clone(&vertex), self.limits.lane) {
-            for vertex in vertices {
-                self.persist(Write::Vertex(vertex));
-            }
-            self.catch_up.lane_grew(position);
-        }
+        let offer = lane.offer(Arc::clone(&vertex), self.limits.lane);
         if let Some(first) = first {
             self.accuse_of_fork(&first, &vertex);
         }
+        let Offer::Extended(vertices) = offer else { return false };
+        for vertex in vertices {
+            self.persist(Write::Vertex(vertex));
+        }
+        true
     }
 
     /// Own payloads that found no room after all, because the decision's time lagged: they are
@@ -299,84 +310,104 @@ impl Engine {
             .map_or(lane.decided(), |v| v.tip())
     }
 
-    /// Asks for what is known to exist and missing here: the next holder after each wait.
+    /// Asks for what is known to exist and missing here: another holder after each wait, until it
+    /// is here.
+    ///
+    /// A lane is asked for by heights, which brings what later decisions need, too. Where that did
+    /// not lead to the tip that is named, or the tip is on another branch, the tip is asked for by
+    /// its hash: no answer can then be full of something else.
     pub(super) fn fetch_missing(&mut self, now: Now) {
         let authors: Vec<NodeId> = self.validators.ids().collect();
         for (position, author) in authors.into_iter().enumerate() {
-            let stands_since = self.catch_up.lane_stands_since(position, now.at);
-            let waited = now.at.saturating_sub(stands_since) >= self.timing.patience;
             let Some(lane) = self.lanes.get(position) else { continue };
-            let forked = lane.forked().is_some();
-            let (above, up_to) = match (lane.forked(), self.missing(position, waited)) {
-                (Some(range), _) => range,
-                (None, Some(target)) => (
-                    lane.tip().height,
-                    Height(target.0.min(lane.tip().height.0 + MAX_FETCHED_VERTICES)),
-                ),
+            let (held, decided) = (lane.tip().height, lane.decided().height);
+            let (needed, forked) = (lane.needed(), lane.is_forked());
+            let (named, claimed) = (self.named(position), self.claimed(position));
+            let since = self.catch_up.lacks(position, claimed, held, now.at);
+            let waited =
+                since.is_some_and(|since| now.at.saturating_sub(since) >= self.timing.patience);
+            let target = named.max(claimed.filter(|_| waited));
+            let Some(lane) = self.lanes.get(position) else { continue };
+            let reached = |goal| match goal {
+                Goal::Height(height) => lane.tip().height >= height,
+                Goal::Branch(_, above) => lane.needed().is_none_or(|needed| needed.height <= above),
+            };
+            if self.catch_up.lane_is_asked(position, reached, now.at, self.timing.retry) {
+                continue;
+            }
+            let by_hash = needed.filter(|_| forked || self.catch_up.tries(position) > 0);
+            let (goal, message) = match (by_hash, target) {
+                (Some(tip), _) => {
+                    let above = if forked { decided } else { held };
+                    (Goal::Branch(tip, above), Message::FetchBranch { author, tip, above })
+                }
+                (None, Some(target)) => {
+                    let up_to = Height(target.0.min(held.0 + MAX_FETCHED_VERTICES));
+                    (Goal::Height(up_to), Message::FetchLane { author, above: held, up_to })
+                }
                 (None, None) => continue,
             };
-            let holders = self.holders(author, position, up_to, forked);
-            if let Some(peer) = self.catch_up.ask_for_lane(
-                position,
-                forked,
-                above,
-                up_to,
-                &holders,
-                now.at,
-                self.timing.status,
-            ) {
-                self.send(Recipient::One(peer), Message::FetchLane { author, above, up_to });
+            let holders = self.holders(author, position, goal);
+            if let Some(peer) = self.catch_up.ask_for_lane(position, goal, &holders, now.at) {
+                self.send(Recipient::One(peer), message);
             }
         }
     }
 
-    /// The height up to which vertices of a lane are known to exist that this node lacks: what a
-    /// cut names, and, when it had time to arrive by itself, what a weak quorum holds or a later
-    /// vertex stands on.
-    fn missing(&self, position: usize, waited: bool) -> Option<Height> {
-        let own = self.own_position();
+    /// The highest height of a lane that a cut names and this node lacks.
+    fn named(&self, position: usize) -> Option<Height> {
         let lane = self.lanes.get(position)?;
         let reach = lane.decided().height.0 + MAX_ADVANCE;
-        let named = self
-            .named_tips()
+        self.named_tips()
             .filter_map(|(cut, proven)| Some((cut.get(position)?, proven)))
             .filter(|(tip, proven)| !lane.holds(**tip) && (*proven || tip.height.0 <= reach))
-            .map(|(tip, _)| tip.height);
-        let claimed = || {
-            let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
-            let mut claimed: Vec<Height> = others
-                .filter_map(|(_, peer)| peer.acknowledged.get(position).map(|tip| tip.height))
-                .collect();
-            claimed.sort_unstable_by(|a, b| b.cmp(a));
-            let enough = self.quorum().w.min(self.validators.members.len() - 1);
-            enough.checked_sub(1).and_then(|i| claimed.get(i).copied())
-        };
-        let (claimed, gap) = if waited { (claimed(), lane.gap()) } else { (None, None) };
-        named.chain(claimed).chain(gap).max().filter(|height| *height > lane.tip().height)
+            .map(|(tip, _)| tip.height)
+            .max()
+            .filter(|height| *height > lane.tip().height)
     }
 
-    /// Who says that he holds a lane up to a height; its author first.
-    fn holders(
-        &self,
-        author: NodeId,
-        position: usize,
-        height: Height,
-        forked: bool,
-    ) -> Vec<NodeId> {
+    /// The height of a lane that a weak quorum says it holds, or that a waiting vertex stands on,
+    /// if this node lacks it.
+    fn claimed(&self, position: usize) -> Option<Height> {
+        let own = self.own_position();
+        let lane = self.lanes.get(position)?;
+        let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
+        let mut claimed: Vec<Height> = others
+            .filter_map(|(_, peer)| peer.acknowledged.get(position).map(|tip| tip.height))
+            .collect();
+        claimed.sort_unstable_by(|a, b| b.cmp(a));
+        let enough = self.quorum().w.min(self.validators.members.len() - 1);
+        let claimed = enough.checked_sub(1).and_then(|i| claimed.get(i).copied());
+        claimed.max(lane.gap()).filter(|height| *height > lane.tip().height)
+    }
+
+    /// The members that may hold what is missing of a lane. Its author comes first, unless the lane
+    /// forked.
+    fn holders(&self, author: NodeId, position: usize, goal: Goal) -> Vec<NodeId> {
         let own = self.own_id();
+        let leader = self.leader();
         let others = || self.validators.ids().filter(|peer| Some(*peer) != own);
         let holds = |peer: &NodeId| {
-            let peer = self.position(*peer).and_then(|peer| self.peers.get(peer));
-            peer.and_then(|peer| peer.acknowledged.get(position))
-                .is_some_and(|tip| tip.height >= height)
+            let acknowledged = self
+                .position(*peer)
+                .and_then(|peer| self.peers.get(peer))
+                .and_then(|peer| peer.acknowledged.get(position));
+            match goal {
+                Goal::Height(height) => acknowledged.is_some_and(|tip| tip.height >= height),
+                // The leader named it; of the others heights tell nothing of branches.
+                Goal::Branch(tip, _) => {
+                    *peer == leader || acknowledged.is_some_and(|held| held.height >= tip.height)
+                }
+            }
         };
+        let forked = self.lanes.get(position).is_some_and(super::lane::Lane::is_forked);
         let mut holders: Vec<NodeId> = others().filter(holds).collect();
-        // Who hears no acknowledgements (a learner), is far behind, or looks for a branch (heights
-        // tell nothing of branches) asks everyone in turn.
-        if holders.is_empty() || forked || self.own.is_none() || self.catch_up.has_records() {
+        // A learner hears no acknowledgements, and of a branch they tell little: after a round of
+        // vain requests everyone is asked in turn.
+        let all_failed = self.catch_up.tries(position) >= self.validators.members.len() as u32;
+        if holders.is_empty() || all_failed || self.own.is_none() || self.catch_up.has_records() {
             holders = others().collect();
         }
-        // The author first, unless it forks: then last.
         holders.sort_by_key(|peer| (*peer != author) != forked);
         holders
     }

@@ -15,6 +15,12 @@ const MAX_DOUBLINGS: u32 = 6;
 const CALM: u64 = 64;
 /// How often reasons are looked for, as a part of the timeout.
 const LOOKS: u32 = 16;
+/// A view that has lasted so long halves the next timeout.
+const QUIET: Duration = Duration::from_secs(60);
+/// A quorum that was not heard for so many times T0 was away.
+const ALONE_TIMEOUTS: u32 = 4;
+/// A leader that lacks what a quorum holds has so many timeouts to fetch and decide it.
+const FETCHING_TIMEOUTS: u32 = 3;
 
 /// Why a node is ready to leave its view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +47,19 @@ pub(super) struct Election {
     pub(super) want: View,
     /// Why it is ready to go, if it is.
     pub(super) reason: Option<Reason>,
-    /// The first turn was taken.
+    /// The first turn was taken, and when: of this epoch.
     begun: bool,
+    started: Duration,
     entered: Duration,
     entered_at: Sequence,
     /// k: how many views in a row ended early, less what calm took off again.
     failures: u32,
     /// T, drawn when the view was entered.
     timeout: Duration,
+    /// When the failures of the past counted for less the last time.
+    calmed: Duration,
+    /// Since when fewer members than a quorum have been heard.
+    alone_since: Option<Duration>,
     leader_heard: Duration,
     /// The leader signed two digests for one sequence of this view.
     equivocated: bool,
@@ -91,9 +102,12 @@ impl Election {
     pub(super) fn restart(&mut self, now: Duration, sequence: Sequence, timeout: Duration) {
         *self = Self {
             begun: true,
+            started: self.started,
             entered: now,
             entered_at: sequence,
             timeout,
+            calmed: now,
+            alone_since: self.alone_since,
             leader_heard: now,
             resigning: self.resigning,
             ..Self::default()
@@ -123,8 +137,8 @@ impl Engine {
         let mut skipped = self.state.skipped(&self.validators);
         let most = self.quorum().f;
         let is_silent = |id: &NodeId| {
-            let heard = self.peer_status(*id).map(|(_, came)| *came);
-            heard.is_some_and(|came| now.at.saturating_sub(came) >= self.timing.timeout)
+            let heard = self.peer_status(*id).map_or(self.election.started, |(_, came)| *came);
+            Some(*id) != self.own_id() && now.at.saturating_sub(heard) >= self.timing.timeout
         };
         for silent in self.validators.ids().filter(is_silent) {
             if skipped.len() < most {
@@ -149,6 +163,7 @@ impl Engine {
         }
         self.election.look = now.at + self.timing.timeout / LOOKS;
         self.begin_clocks(now);
+        self.calm_down(now);
         self.watch_lanes(now);
         let pushed = self.wanted_by(self.quorum().w.max(2), self.view);
         self.election.reason =
@@ -177,9 +192,40 @@ impl Engine {
     fn begin_clocks(&mut self, now: Now) {
         if !std::mem::replace(&mut self.election.begun, true) {
             self.election.entered = now.at;
+            self.election.started = now.at;
+            self.election.calmed = now.at;
             self.election.leader_heard = self.election.leader_heard.max(now.at);
             self.round_since = self.round_since.max(now.at);
             self.last_executed = self.last_executed.max(now.at);
+        }
+    }
+
+    /// Failures of the past say little of the network now: each quiet minute halves the timeout's
+    /// multiplier, and a quorum that was away and is back begins anew, whatever views failed before.
+    fn calm_down(&mut self, now: Now) {
+        let t0 = self.timing.timeout;
+        let own = self.own_position();
+        let others = self.peers.iter().enumerate().filter(|(peer, _)| Some(*peer) != own);
+        let heard = others
+            .filter_map(|(_, peer)| peer.status.as_ref())
+            .filter(|(_, came)| now.at.saturating_sub(*came) < t0)
+            .count();
+        let election = &mut self.election;
+        let mut failures = election.failures;
+        if heard + 1 < self.validators.quorum().q {
+            election.alone_since.get_or_insert(now.at);
+        } else if let Some(since) = election.alone_since.take()
+            && now.at.saturating_sub(since) >= ALONE_TIMEOUTS * t0
+        {
+            failures = 0;
+        }
+        if now.at.saturating_sub(election.calmed) >= QUIET {
+            election.calmed = now.at;
+            failures = failures.saturating_sub(1);
+        }
+        if failures < election.failures {
+            election.failures = failures;
+            self.election.timeout = self.draw_timeout(failures);
         }
     }
 
@@ -244,16 +290,32 @@ impl Engine {
     /// The first of this node's own reasons to leave the view that holds.
     fn own_reason(&self, now: Now) -> Option<Reason> {
         let election = &self.election;
-        let lasted = |since: Duration| {
-            now.at.saturating_sub(since.max(election.entered)) >= election.timeout
+        let lasted_times = |since: Duration, times: u32| {
+            now.at.saturating_sub(since.max(election.entered)) >= election.timeout * times
         };
+        let lasted = |since: Duration| lasted_times(since, 1);
         let leader = self.leader();
         let leads = self.leads();
         // Who knows that a quorum went on catches up instead.
         let behind = self.catch_up.has_records() || self.successor.is_some() || self.is_behind();
         let silent = !leads && lasted(election.leader_heard);
         let not_begun = !self.active && lasted(election.entered);
-        let undone = election.undecided.iter().flatten().any(|(_, since)| lasted(*since));
+        let acknowledged = self
+            .position(leader)
+            .filter(|_| !leads)
+            .and_then(|position| self.peers.get(position))
+            .map(|peer| &peer.acknowledged);
+        let undone = (0..).zip(&election.undecided).any(|(lane, undecided): (usize, _)| {
+            // A liar can keep its own lane from a leader for a while. The leader then fetches it
+            // from the others, and is not to blame before it had the time.
+            let lacks = |height: Height| {
+                acknowledged
+                    .is_some_and(|tips| tips.get(lane).is_none_or(|tip| tip.height < height))
+            };
+            undecided.is_some_and(|(height, since)| {
+                lasted_times(since, if lacks(height) { FETCHING_TIMEOUTS } else { 1 })
+            })
+        });
         let decided = self.state.sequence.0.saturating_sub(election.entered_at.0);
         let parameters = &self.validators.parameters;
         let served =
@@ -263,7 +325,8 @@ impl Engine {
         let resigns = if leads {
             election.resigning
         } else {
-            // Or it has left the view: it signs nothing in it any more, and its heartbeat goes on.
+            // The leader may also have left this view on its own: it still sends heartbeats but no
+            // longer signs in it.
             let leaves = |status: &crate::Status| {
                 let left = status.view > self.view && !mutant!(LeaderGoneIgnored);
                 left || (status.view == self.view && status.want > self.view)
@@ -308,6 +371,8 @@ impl Engine {
         self.view = view;
         self.active = false;
         self.choice = None;
+        // What the old view named may be an invention. The new one names again what is needed.
+        self.lanes.iter_mut().for_each(super::Lane::forget_wanted);
         self.new_view = None;
         self.round = super::Round::default();
         self.next_round = super::Round::default();

@@ -31,6 +31,8 @@ pub struct Timing {
     pub status: Duration,
     /// How long something may be missing before it is asked for or sent again.
     pub patience: Duration,
+    /// How long a holder has to bring what it was asked for before the next one is asked.
+    pub retry: Duration,
     /// T0: how long a leader may be silent, or leave work undone, before another one is wanted.
     pub timeout: Duration,
     /// After so long without work the last sequence is checkpointed.
@@ -46,6 +48,7 @@ impl Default for Timing {
             seal_wait: ms(20),
             status: ms(50),
             patience: ms(100),
+            retry: ms(50),
             timeout: ms(250),
             idle: ms(1_000),
         }

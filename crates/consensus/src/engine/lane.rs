@@ -2,7 +2,7 @@
 //! a proposal or a decision names another one: an honest node obeys what is named, whatever it saw
 //! first, or an author who forks could keep it from voting for ever.
 
-use cretoai_types::{CheckedVertex, Hash, Height, MAX_BODY, Tip};
+use cretoai_types::{CheckedVertex, Hash, Height, Tip};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -21,9 +21,12 @@ const MAX_CHAIN_BYTES: usize = 8 << 20;
 const MAX_WAITING_BYTES: usize = 1 << 20;
 const MAX_CANDIDATE_BYTES: usize = 4 << 20;
 
-/// How many heights of a fork are asked for at a time: as many full vertices as one answer may
-/// hold.
-const FORK_WINDOW: u64 = 16;
+/// How much one lane may add in a single cut, as the sum of its vertices' weights and payloads.
+///
+/// Every voter checks both, so a decided cut fits the chain of every node, and one decision costs
+/// a bounded amount of work. One vertex always fits.
+const MAX_CUT_BYTES: usize = 4 << 20;
+const MAX_CUT_PAYLOADS: usize = 4_096;
 
 /// How many branches are kept beside the chain: that of the newest vote and that of the prepared
 /// certificate.
@@ -65,6 +68,28 @@ pub(super) struct Lane {
 struct Wanted {
     tip: Tip,
     candidates: BTreeMap<Height, Vec<Arc<CheckedVertex>>>,
+    /// The vertices that lead to the tip exceed what one cut may add: no honest node votes for it.
+    too_heavy: bool,
+}
+
+/// The sum of what some vertices of one lane add to a cut.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    bytes: usize,
+    payloads: usize,
+}
+
+impl Load {
+    fn with(self, vertex: &CheckedVertex) -> Self {
+        Self {
+            bytes: self.bytes + vertex.weight(),
+            payloads: self.payloads + vertex.vertex().payloads.len(),
+        }
+    }
+
+    const fn fits_a_cut(self) -> bool {
+        self.bytes <= MAX_CUT_BYTES && self.payloads <= MAX_CUT_PAYLOADS
+    }
 }
 
 impl Lane {
@@ -76,9 +101,9 @@ impl Lane {
         self.decided
     }
 
-    /// Whether one more full vertex has room in memory.
+    /// Whether the heaviest vertex that can be sealed still has room in memory.
     pub(super) const fn has_room_for_bytes(&self) -> bool {
-        self.bytes + 2 * MAX_BODY <= MAX_CHAIN_BYTES
+        self.bytes + CheckedVertex::MAX_WEIGHT <= MAX_CHAIN_BYTES
     }
 
     fn weigh(&mut self) {
@@ -239,7 +264,7 @@ impl Lane {
         if self.wanted.as_ref().is_some_and(|wanted| wanted.tip == tip) {
             return self.reach_wanted();
         }
-        self.wanted = Some(Wanted { tip, candidates: BTreeMap::new() });
+        self.wanted = Some(Wanted { tip, candidates: BTreeMap::new(), too_heavy: false });
         let waiting: Vec<_> = self.waiting.values().cloned().collect();
         for vertex in waiting {
             self.consider(vertex);
@@ -248,7 +273,9 @@ impl Lane {
     }
 
     fn consider(&mut self, vertex: Arc<CheckedVertex>) {
-        let (needed, decided) = (self.needed(), self.decided);
+        let Some((path, first_missing)) = self.path() else { return };
+        let decided = self.decided;
+        let load = path.iter().fold(Load::default(), |load, held| load.with(held));
         let Some(wanted) = &mut self.wanted else { return };
         let bytes: usize = wanted.candidates.values().flatten().map(|vertex| vertex.weight()).sum();
         let height = vertex.header().height;
@@ -259,7 +286,11 @@ impl Lane {
         if slot.iter().any(|known| known.id() == vertex.id()) {
             return;
         }
-        if needed == Some(vertex.tip()) {
+        if first_missing == vertex.tip() {
+            if !load.with(&vertex).fits_a_cut() {
+                wanted.too_heavy = true;
+                return;
+            }
             slot.insert(0, vertex);
             slot.truncate(MAX_CANDIDATES + 1);
         } else if slot.len() < MAX_CANDIDATES && bytes + vertex.weight() <= MAX_CANDIDATE_BYTES {
@@ -288,8 +319,12 @@ impl Lane {
         Some((path, tip))
     }
 
-    /// The highest ancestor of the wanted tip (or it itself) that is not here.
-    fn needed(&self) -> Option<Tip> {
+    /// The highest ancestor of the wanted tip (or the tip itself) that is not here, if the tip is
+    /// worth looking for.
+    pub(super) fn needed(&self) -> Option<Tip> {
+        if self.wanted.as_ref().is_some_and(|wanted| wanted.too_heavy) {
+            return None;
+        }
         self.path().map(|(_, tip)| tip).filter(|tip| tip.height > self.decided.height)
     }
 
@@ -297,7 +332,7 @@ impl Lane {
     /// what is new in it.
     fn reach_wanted(&mut self) -> Vec<Arc<CheckedVertex>> {
         if self.wanted.as_ref().is_some_and(|wanted| self.holds(wanted.tip)) {
-            // It came by itself: what stands on it is kept.
+            // The wanted tip arrived by ordinary broadcast. Keep the chain already built on it.
             self.wanted = None;
             return Vec::new();
         }
@@ -337,13 +372,37 @@ impl Lane {
         }
     }
 
-    /// The heights (above, up to) where a wanted tip forks off from what is held.
-    pub(super) fn forked(&self) -> Option<(Height, Height)> {
-        let needed = self.needed().filter(|needed| needed.height <= self.tip().height)?;
-        Some((
-            Height(self.decided.height.0.max(needed.height.0.saturating_sub(FORK_WINDOW))),
-            needed.height,
-        ))
+    /// Whether the wanted tip stands on another branch than the chain that is held.
+    pub(super) fn is_forked(&self) -> bool {
+        self.needed().is_some_and(|needed| needed.height <= self.tip().height)
+    }
+
+    /// Whether a cut that names `tip` adds more of this lane than one cut may. Equal on all nodes
+    /// that hold the tip. While the tip is looked for, already the part that came may be too much.
+    pub(super) fn is_too_heavy(&self, tip: Tip) -> bool {
+        if let Some(vertices) = self.between(tip) {
+            let load = vertices.fold(Load::default(), |load, vertex| load.with(vertex));
+            return !load.fits_a_cut();
+        }
+        self.wanted.as_ref().is_some_and(|wanted| wanted.tip == tip && wanted.too_heavy)
+    }
+
+    /// The highest vertex at or below `highest` that one cut may decide.
+    pub(super) fn highest_that_fits(&self, highest: Height) -> Tip {
+        let mut load = Load::default();
+        self.chain
+            .iter()
+            .take_while(|vertex| {
+                load = load.with(vertex);
+                vertex.header().height <= highest && load.fits_a_cut()
+            })
+            .last()
+            .map_or(self.decided, |vertex| vertex.tip())
+    }
+
+    /// The tip that was named and is not held is no longer looked for.
+    pub(super) fn forget_wanted(&mut self) {
+        self.wanted = None;
     }
 
     /// The height below the first vertex that waits for its parent.
@@ -384,7 +443,12 @@ impl Lane {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
-    use cretoai_types::{Domain, Epoch, NodeId, PublicKey, Signature, Signer};
+    use cretoai_types::{
+        Domain, Epoch, MAX_BODY, MAX_PAYLOADS, NodeId, Payload, PublicKey, Signature, Signer,
+    };
+
+    /// The encoded length of a payload without data.
+    const EMPTY_PAYLOAD: usize = 28;
 
     struct Nobody(PublicKey);
 
@@ -400,6 +464,22 @@ mod tests {
 
     /// The vertex after `previous`; another `branch` is another vertex.
     fn after(previous: Tip, branch: u64) -> Arc<CheckedVertex> {
+        heavy_after(previous, branch, 0, 0)
+    }
+
+    /// The same with a number of payloads of this encoded length.
+    fn heavy_after(
+        previous: Tip,
+        branch: u64,
+        payloads: usize,
+        bytes: usize,
+    ) -> Arc<CheckedVertex> {
+        let payload = |key: usize| Payload {
+            key: (key as u64).to_be_bytes().repeat(2).try_into().unwrap(),
+            valid_until_ms: 1,
+            data: vec![0; bytes.saturating_sub(EMPTY_PAYLOAD)],
+        };
+        let payloads = (0..payloads).map(payload).collect();
         let signer = Nobody(PublicKey(Box::new([0; PublicKey::SIZE])));
         let domain = Domain { chain_id: Hash::ZERO, epoch: Epoch(0) };
         Arc::new(CheckedVertex::seal(
@@ -409,9 +489,62 @@ mod tests {
             previous,
             Vec::new(),
             branch,
-            Vec::new(),
+            payloads,
             Vec::new(),
         ))
+    }
+
+    fn heavy_chain(
+        branch: u64,
+        count: usize,
+        payloads: usize,
+        bytes: usize,
+    ) -> Vec<Arc<CheckedVertex>> {
+        let mut tip = Tip::default();
+        let next = std::iter::repeat_with(|| {
+            let vertex = heavy_after(tip, branch, payloads, bytes);
+            tip = vertex.tip();
+            vertex
+        });
+        next.take(count).collect()
+    }
+
+    /// What a store that holds `branches` answers to a request by hash: from the top down.
+    fn answer(
+        branches: &[Vec<Arc<CheckedVertex>>],
+        tip: Tip,
+        above: Height,
+    ) -> Vec<Arc<CheckedVertex>> {
+        const MAX_ANSWER: usize = 4 << 20;
+        let all = || branches.iter().flatten();
+        let (mut tip, mut bytes, mut found) = (tip, 0, Vec::new());
+        while tip.height > above && bytes <= MAX_ANSWER {
+            let Some(vertex) = all().find(|vertex| vertex.id() == tip.id) else { break };
+            bytes += vertex.header().payload_bytes as usize + 8_192;
+            found.push(Arc::clone(vertex));
+            tip = Tip { height: Height(tip.height.0 - 1), id: vertex.header().parent };
+        }
+        found
+    }
+
+    /// How many requests bring a lane to a named tip, if that ever happens.
+    fn requests_until_held(
+        lane: &mut Lane,
+        named: Tip,
+        store: &[Vec<Arc<CheckedVertex>>],
+    ) -> Option<usize> {
+        for requests in 0..100 {
+            lane.want(named);
+            if lane.holds(named) {
+                return Some(requests);
+            }
+            let needed = lane.needed()?;
+            let above = if lane.is_forked() { lane.decided() } else { lane.tip() };
+            for vertex in answer(store, needed, above.height) {
+                lane.offer(vertex, ROOM);
+            }
+        }
+        None
     }
 
     fn chain(from: Tip, branch: u64, count: usize) -> Vec<Arc<CheckedVertex>> {
@@ -508,10 +641,11 @@ mod tests {
         let b = chain(a[0].tip(), 2, 3);
         a.iter().for_each(|v| assert!(matches!(lane.offer(v.clone(), ROOM), Offer::Extended(_))));
         assert!(lane.want(b[2].tip()).is_empty());
-        assert_eq!(lane.forked(), Some((Height(0), Height(4))));
+        assert_eq!(lane.needed(), Some(b[2].tip()));
+        assert!(lane.is_forked());
         assert_eq!(lane.offer(b[2].clone(), ROOM), Offer::Fork);
         assert_eq!(lane.offer(b[0].clone(), ROOM), Offer::Fork);
-        assert_eq!(lane.forked(), Some((Height(0), Height(3))), "the one between is needed");
+        assert_eq!(lane.needed(), Some(b[1].tip()), "the one between is needed");
         assert_eq!(lane.tip(), a[4].tip(), "nothing is given up before");
         assert_eq!(
             heights(&lane.offer(b[1].clone(), ROOM)),
@@ -519,7 +653,7 @@ mod tests {
             "the common one was held already"
         );
         assert!(lane.holds(b[2].tip()) && lane.holds(a[0].tip()) && !lane.holds(a[1].tip()));
-        assert_eq!(lane.forked(), None);
+        assert_eq!(lane.needed(), None);
     }
 
     #[test]
@@ -538,7 +672,7 @@ mod tests {
         // written again.
         assert!(lane.want(a[4].tip()).is_empty());
         assert!(lane.holds(a[4].tip()), "it was kept");
-        assert_eq!(lane.forked(), None);
+        assert_eq!(lane.needed(), None);
         lane.decide(a[4].tip());
         assert_eq!(lane.beside(), 0);
     }
@@ -580,6 +714,86 @@ mod tests {
         assert!(lane.want(b[1].tip()).is_empty(), "it is held");
         lane.decide(b[1].tip());
         assert!(lane.want(b[0].tip()).is_empty(), "it is decided");
-        assert_eq!(lane.forked(), None);
+        assert_eq!(lane.needed(), None);
+    }
+
+    #[test]
+    fn whatever_fits_a_cut_can_be_fetched_by_all_who_lack_it() {
+        // The heaviest vertices, many payloads, few payloads: of each as many as one cut takes.
+        for (payloads, bytes) in [(MAX_PAYLOADS, 128), (2, 128 * 1024), (1, 100_000), (1_024, 30)] {
+            let branch = heavy_chain(1, 64, payloads, bytes);
+            let mut full = Lane::default();
+            for vertex in &branch {
+                full.offer(Arc::clone(vertex), ROOM);
+            }
+            let named = full.highest_that_fits(Height(64));
+            assert!(named.height > Height(0) && !full.is_too_heavy(named));
+            let mut empty = Lane::default();
+            let requests = requests_until_held(&mut empty, named, std::slice::from_ref(&branch));
+            assert!(requests.is_some_and(|n| n <= 2), "{payloads} payloads: {requests:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_that_names_more_than_fits_is_refused_by_all_and_not_collected() {
+        for (payloads, bytes) in [(1, 128 * 1024), (MAX_PAYLOADS, 29)] {
+            let branch = heavy_chain(1, 64, payloads, bytes);
+            let named = branch[63].tip();
+            let mut fed_from_above = Lane::default();
+            fed_from_above.want(named);
+            for vertex in branch.iter().rev() {
+                fed_from_above.offer(Arc::clone(vertex), ROOM);
+            }
+            assert!(!fed_from_above.holds(named));
+            assert!(fed_from_above.is_too_heavy(named), "what came is too much already");
+            assert_eq!(fed_from_above.needed(), None, "and it is not looked for any more");
+            let held = fed_from_above.wanted.as_ref().unwrap();
+            let bytes: usize = held.candidates.values().flatten().map(|v| v.weight()).sum();
+            assert!(bytes <= MAX_CUT_BYTES + MAX_CANDIDATE_BYTES);
+            let mut broadcast = Lane::default();
+            for vertex in &branch {
+                broadcast.offer(Arc::clone(vertex), ROOM);
+            }
+            let tip = broadcast.tip();
+            assert!(tip.height < Height(64) || broadcast.is_too_heavy(tip));
+        }
+    }
+
+    #[test]
+    fn of_two_stored_branches_the_named_one_can_always_be_fetched() {
+        for depth in [8, 9, 12, 16] {
+            let (x, y) =
+                (heavy_chain(1, depth, 1, 128 * 1024), heavy_chain(2, depth, 1, 128 * 1024));
+            let named = x[depth - 1].tip();
+            for shown in [true, false] {
+                let mut lane = Lane::default();
+                for vertex in y.iter().filter(|_| shown) {
+                    lane.offer(Arc::clone(vertex), ROOM);
+                }
+                let store = [y.clone(), x.clone()];
+                let requests = requests_until_held(&mut lane, named, &store);
+                assert!(requests.is_some_and(|n| n <= 3), "depth {depth}: {requests:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_vertex_always_fits_where_sealing_is_allowed() {
+        // With payloads of 100 bytes a first vertex of some sizes leaves room for two bodies, but
+        // not for one vertex of the greatest weight.
+        for first in 1..MAX_PAYLOADS {
+            let mut lane = Lane {
+                bytes: heavy_after(Tip::default(), 1, first, 128).weight(),
+                ..Lane::default()
+            };
+            let full = heavy_after(Tip::default(), 1, MAX_PAYLOADS, 128).weight();
+            assert_eq!(full, CheckedVertex::MAX_WEIGHT);
+            while lane.has_room_for_bytes() {
+                lane.bytes += full;
+                assert!(lane.bytes <= MAX_CHAIN_BYTES, "a first vertex of {first} payloads");
+            }
+        }
+        const { assert!(MAX_CUT_BYTES >= CheckedVertex::MAX_WEIGHT && MAX_CUT_BYTES <= MAX_CHAIN_BYTES) };
+        const { assert!(MAX_CUT_PAYLOADS >= MAX_PAYLOADS && MAX_BODY <= MAX_CUT_BYTES) };
     }
 }

@@ -254,6 +254,7 @@ impl Engine {
         // The votes first: of a lane that forked, what was voted for is held again.
         engine.recall_votes(recovered.proposal, recovered.votes);
         engine.want_named();
+        engine.recall_named_branches(&undecided);
         for vertex in undecided {
             if let Some(lane) = engine
                 .position(vertex.header().author)
@@ -362,9 +363,9 @@ impl Engine {
             Message::Recall => self.answer_recall(now, from),
             // The driver answers these from the store; they never come this far. The others were
             // taken above.
-            Message::FetchRecords { .. } | Message::FetchLane { .. } => {
-                self.violation(from, ViolationKind::Malformed)
-            }
+            Message::FetchRecords { .. }
+            | Message::FetchLane { .. }
+            | Message::FetchBranch { .. } => self.violation(from, ViolationKind::Malformed),
             Message::Status(_)
             | Message::Fetched(_)
             | Message::Records { .. }

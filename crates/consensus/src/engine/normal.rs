@@ -2,12 +2,12 @@
 
 use super::{
     Engine, MAX_ADVANCE, MAX_AHEAD_MS, MAX_BEHIND_MS, Now, Recipient, ViolationKind, Write,
-    round::{Proposed, Round, Standing},
+    round::{Proposed, Round, VoteCheck},
 };
 use crate::message::Message;
 use cretoai_types::{
-    Ballot, Evidence, Hash, NodeId, Phase, Prepared, Proposal, Sequence, Tip, View, Vote,
-    mutants::mutant,
+    Ballot, Evidence, Hash, Height, NodeId, Phase, Prepared, Proposal, Sequence, Tip, View, Vote,
+    mutants::{mutant, rule},
 };
 use std::time::Duration;
 
@@ -74,8 +74,8 @@ impl Engine {
         true
     }
 
-    /// This node's clock, but never before the previous decision, nor so far ahead that a quorum
-    /// would wait for its own clocks.
+    /// This node's clock, but never before the previous decision, and within what a quorum's clocks
+    /// let it vote for.
     fn proposal_time(&self, now: Now) -> u64 {
         if mutant!(TimeGoesBack) {
             return now.wall_ms.saturating_sub(self.state.sequence.0 % 3 * 5_000);
@@ -97,11 +97,13 @@ impl Engine {
             .chain([now.wall_ms])
             .collect();
         clocks.sort_unstable_by(|a, b| b.cmp(a));
-        let allowed = clocks
-            .get(self.quorum().q - 1)
-            .or(clocks.last())
-            .map_or(now.wall_ms, |clock| clock.saturating_add(MAX_AHEAD_MS / 2));
-        self.state.time_ms.max(now.wall_ms.min(allowed))
+        // At least one honest clock is not before the q-th largest, and a quorum's are not far
+        // before it: between these bounds a quorum votes, however wrong this node's clock is.
+        let of_quorum =
+            clocks.get(self.quorum().q - 1).or(clocks.last()).copied().unwrap_or(now.wall_ms);
+        let latest = of_quorum.saturating_add(MAX_AHEAD_MS / 2);
+        let earliest = of_quorum.saturating_sub(MAX_BEHIND_MS / 2);
+        self.state.time_ms.max(now.wall_ms.clamp(earliest, latest))
     }
 
     /// When this node will propose, if it leads and nothing is proposed yet.
@@ -165,13 +167,7 @@ impl Engine {
         let beyond = aged
             .map_or(certain.height.0, |(height, _)| height.0.min(certain.height.0 + WEAK_VERTICES));
         let highest = beyond.max(certain.height.0).min(lane.decided().height.0 + MAX_ADVANCE);
-        if certain.height.0 == highest {
-            return certain;
-        }
-        lane.above(lane.decided().height)
-            .take_while(|v| v.header().height.0 <= highest)
-            .last()
-            .map_or(lane.decided(), |v| v.tip())
+        lane.highest_that_fits(Height(highest))
     }
 
     pub(super) fn receive_proposal(
@@ -211,11 +207,11 @@ impl Engine {
         if round.proposed.as_ref().is_some_and(|p| p.digest == ballot.digest) {
             return;
         }
-        let standing = round.standing(Phase::PrePrepare, ballot.voter, ballot.digest, quorum);
+        let check = round.check(Phase::PrePrepare, ballot.voter, ballot.digest, quorum);
         if !self.verifies(&vote) {
             return self.violation(from, ViolationKind::InvalidSignature);
         }
-        if standing == Standing::Conflicts {
+        if check == VoteCheck::Conflicts {
             return self.contradicted(&vote);
         }
         if let Some(round) = self.round_of(proposal.sequence) {
@@ -307,28 +303,27 @@ impl Engine {
             }
             let out_of_reach =
                 tip.height <= decided.height || tip.height.0 > decided.height.0 + MAX_ADVANCE;
-            if (out_of_reach && !mutant!(TipNotDescending)) || banned.contains(&position) {
+            if !rule!(TipNotDescending, !out_of_reach)
+                || banned.contains(&position)
+                || lane.is_too_heavy(*tip)
+            {
                 return Verdict::Refuse;
             }
             advances = true;
-            missing |= !lane.holds(*tip);
+            missing |= !rule!(TipNotDescending, rule!(DataNotHeld, lane.holds(*tip)));
         }
         if !advances {
             return Verdict::Refuse;
         }
-        // Against the clock at arrival: what had to wait for its data is not late.
-        if is_fresh
-            && proposal.time_ms < proposed.arrived_ms.saturating_sub(MAX_BEHIND_MS)
-            && proposal.time_ms != self.state.time_ms
-        {
+        // Against the clock at arrival: what had to wait for its data is not late. The chain's time
+        // may not stand still either, or no payload would be valid any more.
+        if is_fresh && proposal.time_ms < proposed.arrived_ms.saturating_sub(MAX_BEHIND_MS) {
             return Verdict::Refuse;
         }
         // A clock that was set back does not stop the chain: the previous time is always allowed.
         let early = is_fresh
             && proposal.time_ms > now.wall_ms + MAX_AHEAD_MS
             && proposal.time_ms != self.state.time_ms;
-        missing &= !mutant!(DataNotHeld);
-        missing &= !mutant!(TipNotDescending);
         if missing || early { Verdict::Wait } else { Verdict::Vote }
     }
 
@@ -349,14 +344,20 @@ impl Engine {
         }
         let quorum = self.quorum().q;
         let Some(round) = self.round_of(sequence) else { return };
-        let standing = round.standing(phase, voter, digest, quorum);
-        if standing == Standing::Needless {
+        let check = round.check(phase, voter, digest, quorum);
+        if check == VoteCheck::Needless {
             return;
         }
-        if !self.verifies(vote) && !mutant!(UnverifiedVote) {
+        if !rule!(UnverifiedVote, self.verifies(vote)) {
+            if let Some(round) = self.round_of(sequence) {
+                round.mute(voter, phase);
+            }
             return self.violation(from, ViolationKind::InvalidSignature);
         }
-        if standing == Standing::Conflicts {
+        if check == VoteCheck::Conflicts {
+            if let Some(round) = self.round_of(sequence) {
+                round.conflicted(voter, phase);
+            }
             return self.contradicted(vote);
         }
         if let Some(round) = self.round_of(sequence) {

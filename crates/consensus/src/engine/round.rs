@@ -4,7 +4,7 @@
 use cretoai_types::{
     Certificate, Epoch, Hash, NodeId, Phase, Proposal, Sequence, Signature, View, Vote,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A proposal that its leader signed.
 #[derive(Clone, Debug)]
@@ -26,14 +26,18 @@ pub(super) struct Round {
     pub(super) own: Vec<Vote>,
     /// Whether the proposal was found to break a rule.
     pub(super) refused: bool,
+    /// Members that sent an invalid or a second conflicting vote of a phase: nothing more of them
+    /// is looked at in that phase, or every one of their votes would cost a verification.
+    muted: BTreeSet<(NodeId, Phase)>,
+    conflicted: BTreeSet<(NodeId, Phase)>,
 }
 
 /// What a vote changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum VoteCheck {
     /// Not seen yet.
     New,
-    /// The same vote, or one that a quorum has made needless.
+    /// The same vote, one that a quorum has made needless, or one of a muted voter.
     Needless,
     /// The voter has voted another digest in this phase.
     Conflicts,
@@ -58,18 +62,33 @@ impl Round {
     }
 
     /// Where a vote stands before its signature is looked at.
-    pub(super) fn standing(
+    pub(super) fn check(
         &self,
         phase: Phase,
         voter: NodeId,
         digest: Hash,
         quorum: usize,
-    ) -> Standing {
+    ) -> VoteCheck {
+        if self.muted.contains(&(voter, phase)) {
+            return VoteCheck::Needless;
+        }
         match self.votes(phase).get(&voter) {
-            Some((known, _)) if *known == digest => Standing::Needless,
-            Some(_) => Standing::Conflicts,
-            None if self.count(phase, digest) >= quorum => Standing::Needless,
-            None => Standing::New,
+            Some((known, _)) if *known == digest => VoteCheck::Needless,
+            Some(_) => VoteCheck::Conflicts,
+            None if self.count(phase, digest) >= quorum => VoteCheck::Needless,
+            None => VoteCheck::New,
+        }
+    }
+
+    /// A vote of this member in this phase did not verify.
+    pub(super) fn mute(&mut self, voter: NodeId, phase: Phase) {
+        self.muted.insert((voter, phase));
+    }
+
+    /// A verified vote contradicted an earlier one. The first is evidence; the second mutes.
+    pub(super) fn conflicted(&mut self, voter: NodeId, phase: Phase) {
+        if !self.conflicted.insert((voter, phase)) {
+            self.muted.insert((voter, phase));
         }
     }
 
@@ -124,6 +143,10 @@ impl Round {
         leader: NodeId,
         quorum: usize,
     ) -> Option<Certificate> {
+        // Counted before anything is copied: this is asked in every turn.
+        if self.count(phase, digest) < quorum {
+            return None;
+        }
         let matching = || self.votes(phase).iter().filter(|(_, (d, _))| *d == digest);
         if phase == Phase::Prepare && !matching().any(|(voter, _)| *voter == leader) {
             return None;
