@@ -164,6 +164,7 @@ impl Attack {
         let payload = Payload {
             key: [0xba; 16],
             valid_until_ms: header.timestamp_ms + 20_000,
+            topic: None,
             data: b"the other branch".to_vec(),
         };
         let domain = Domain { chain_id: self.chain_id, epoch: header.epoch };

@@ -13,7 +13,7 @@ use cretoai_control::{
     api::{EvidenceItem, encode_base64},
     keys::MlDsa87,
 };
-use cretoai_types::{Hash, SignedGenesis};
+use cretoai_types::{Hash, Receipt, SignedGenesis};
 use std::{
     io::{IsTerminal, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -124,6 +124,15 @@ pub enum VerifyCommand {
         #[arg(long, value_name = "FILE")]
         genesis: Option<PathBuf>,
     },
+    /// Say what became of a payload, if a quorum of the chain signed it: a file from GET
+    /// /v1/receipts/{id}.
+    Receipt {
+        /// The file.
+        file: PathBuf,
+        /// The chain's genesis.
+        #[arg(long, value_name = "FILE")]
+        genesis: PathBuf,
+    },
 }
 
 fn parse_fingerprint(text: &str) -> Result<Hash, String> {
@@ -144,6 +153,9 @@ pub fn main() -> anyhow::Result<()> {
         Command::Keys { command: KeysCommand::Show { config } } => show_key(&config),
         Command::Verify { command: VerifyCommand::Evidence { file, genesis } } => {
             verify_evidence(&file, genesis.as_deref())
+        }
+        Command::Verify { command: VerifyCommand::Receipt { file, genesis } } => {
+            verify_receipt(&file, &genesis)
         }
         Command::Version => print(&format!("cretoai-node {VERSION}\n")),
     }
@@ -226,6 +238,18 @@ fn verify_evidence(file: &Path, genesis: Option<&Path>) -> anyhow::Result<()> {
         None => "that the key is this validator's only the file says: --genesis FILE checks it\n",
     };
     print(&format!("{}{told}", proven.told()))
+}
+
+fn verify_receipt(file: &Path, genesis: &Path) -> anyhow::Result<()> {
+    let signed = SignedGenesis::decode(&read(genesis)?)
+        .with_context(|| format!("{} is no genesis", genesis.display()))?;
+    signed
+        .verify(&MlDsa87)
+        .with_context(|| format!("the genesis {} does not hold", genesis.display()))?;
+    let proves_nothing = || format!("{} proves nothing", file.display());
+    let receipt = Receipt::decode(&read(file)?).with_context(proves_nothing)?;
+    receipt.verify(&signed.genesis, &MlDsa87).with_context(proves_nothing)?;
+    print(&format!("{receipt}\na quorum of the chain's validators signed it\n"))
 }
 
 /// A plain HTTP GET to the metrics port.

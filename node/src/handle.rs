@@ -1,7 +1,7 @@
 //! What the front of a node (its ports) asks of the back (store and engine), and nothing more: the
 //! two meet in these traits, so that each is tested without the other.
 
-use crate::{config::Config, metrics::Metrics};
+use crate::{config::Config, metrics::Metrics, storage::Receipted};
 use cretoai_control::{
     api::{EvidenceList, NodeStatus},
     keys::SecretKey,
@@ -25,6 +25,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// A sentence, when the store cannot be read.
     fn lookup(&self, id: &Hash) -> Result<Option<Lookup>, String>;
+
+    /// The receipt for a payload. May read the disk.
+    ///
+    /// # Errors
+    /// A sentence, when the store cannot be read.
+    fn receipt(&self, id: &Hash) -> Result<Receipted, String>;
 
     /// Evidence that the chain counted, at most `count` from number `first` on. May read the disk.
     ///

@@ -370,7 +370,12 @@ fn older_copy(seed: u64) -> Result<(), Broken> {
 }
 
 fn payload(number: u8) -> Payload {
-    Payload { key: [number; 16], valid_until_ms: BEGINNING_MS + 30_000, data: vec![number; 50] }
+    Payload {
+        key: [number; 16],
+        valid_until_ms: BEGINNING_MS + 30_000,
+        topic: None,
+        data: vec![number; 50],
+    }
 }
 
 /// Hunts all breakages, on so many threads, and prints each line of the table as it is known.

@@ -6,7 +6,12 @@ use cretoai_consensus_sim::{machine::BEGINNING_MS, scenario::Scenario, seeds, wo
 use cretoai_types::{NodeId, Payload, Sequence};
 
 fn payload(number: u8) -> Payload {
-    Payload { key: [number; 16], valid_until_ms: BEGINNING_MS + 30_000, data: vec![number; 100] }
+    Payload {
+        key: [number; 16],
+        valid_until_ms: BEGINNING_MS + 30_000,
+        topic: None,
+        data: vec![number; 100],
+    }
 }
 
 #[test]

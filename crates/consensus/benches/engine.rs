@@ -176,6 +176,7 @@ impl Cluster {
                     let payload = Payload {
                         key,
                         valid_until_ms: self.at().wall_ms + 30_000,
+                        topic: None,
                         data: vec![7; bytes],
                     };
                     let now = self.at();

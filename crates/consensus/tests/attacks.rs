@@ -14,6 +14,7 @@ use cretoai_consensus::{
 use cretoai_types::{
     CheckedVertex, Domain, Epoch, Genesis, Hash, Height, MAX_PAYLOADS, NodeId, Payload, Phase,
     Proof, Proposal, PublicKey, Record, Sequence, Signature, Tip, Verifier, View, Vote,
+    outcomes_root,
 };
 use std::{
     cell::Cell,
@@ -337,7 +338,8 @@ fn records_that_nobody_asked_for_keep_no_longer_range_away() {
         digest,
         &[0, 2, 3],
     ));
-    let records = vec![Record { proposal, vertices: vec![lane[0].id()] }];
+    let records =
+        vec![Record { proposal, vertices: vec![lane[0].id()], outcomes: outcomes_root(&[]) }];
     let answer = Message::Records { epoch: Epoch(0), records, proof };
     honest.hear(0, frame(&lane[0]));
     honest.hear(0, answer.clone());

@@ -196,7 +196,7 @@ fn assert_within_bounds(sizes: Sizes) {
 // ---- bodies as large as they may be
 
 fn large_payloads() -> (Vec<Payload>, Vec<Item>) {
-    let payload = |number| common::payload(number, 128 * 1024 - 28);
+    let payload = |number| common::payload(number, 128 * 1024 - 29);
     (vec![payload(1), payload(2)], Vec::new())
 }
 
@@ -500,6 +500,7 @@ fn small_talk(target: &mut Target, rounds: u64) {
                     ..proposal.clone()
                 },
                 vertices: vec![digest; 200],
+                outcomes: digest,
             };
             let records: Vec<Record> = (1..40).map(record).collect();
             target.send_frame(

@@ -14,7 +14,7 @@ use cretoai_types::{
     CheckpointCertificate, CheckpointState, Domain, Epoch, Evidence, FaultModel, Genesis, Hash,
     Height, Item, Link, MAX_ITEMS, MAX_PAYLOAD_DATA, NewView, NodeId, Offence, OffenceKind,
     Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Ready, Reconfig, Record,
-    Sequence, SignedGenesis, SignedHeader, SignedReconfig, Signer, Tip, Validators, Vertex,
+    Sequence, SignedGenesis, SignedHeader, SignedReconfig, Signer, Tip, Topic, Validators, Vertex,
     VertexError, View, ViewChange, ViewChangeHead, Vote, decode, encode,
 };
 use proptest::prelude::*;
@@ -74,7 +74,7 @@ fn digest() -> Hash {
 }
 
 fn record() -> Record {
-    Record { proposal: proposal(), vertices: vec![vertex().id()] }
+    Record { proposal: proposal(), vertices: vec![vertex().id()], outcomes: hash("outcomes") }
 }
 
 fn vote(phase: Phase, voter: u32, digest: Hash) -> Vote {
@@ -210,10 +210,6 @@ fn chain_state() -> ChainState {
         hash("chain hash"),
         1_790_000_000_001,
         proposal().cut,
-    );
-    state.add_outcomes(
-        &vertex(),
-        &[Outcome::Executed, Outcome::Duplicate { executed_at: Sequence(3) }],
     );
     state.bans = vec![NodeId(3)];
     state.conduct[3].offences = evidence().iter().filter_map(Evidence::offence).collect();
@@ -368,10 +364,11 @@ proptest! {
 
     #[test]
     fn payloads_and_proposals_read_back(
-        key: [u8; 16], valid: u64, data in proptest::collection::vec(any::<u8>(), 0..400),
+        key: [u8; 16], valid: u64, topic: bool, data in proptest::collection::vec(any::<u8>(), 0..400),
         sequence: u64, prev: [u8; 32], time: u64, heights in proptest::collection::vec(any::<(u64, [u8; 32])>(), 0..31),
     ) {
-        let payload = Payload { key, valid_until_ms: valid, data };
+        let topic = topic.then(|| Topic::new("orders").unwrap());
+        let payload = Payload { key, valid_until_ms: valid, topic, data };
         prop_assert_eq!(encode(&payload).len(), payload.encoded_len());
         prop_assert_eq!(decode::<Payload>(&encode(&payload)).unwrap(), payload);
         let cut = heights.into_iter().map(|(height, id)| Tip { height: Height(height), id: Hash(id) }).collect();

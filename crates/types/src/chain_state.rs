@@ -10,7 +10,6 @@ use crate::{
     hash::{Hash, TaggedHasher},
     ids::{Epoch, NodeId, Sequence, View},
     item::{Item, MAX_ITEMS},
-    payload::Outcome,
     tip::Tip,
     validators::Validators,
     vertex::CheckedVertex,
@@ -73,8 +72,6 @@ pub struct ChainState {
     pub time_ms: u64,
     /// The decided tip of each lane.
     pub tips: Vec<Tip>,
-    /// The running hash of all payload outcomes.
-    pub outcomes: Hash,
     /// Chain hashes that READY may name, oldest first.
     pub known: VecDeque<(Sequence, Hash)>,
     /// Conduct of each member.
@@ -110,7 +107,6 @@ impl ChainState {
             chain_hash: chain_id,
             time_ms: genesis.created_ms,
             tips: vec![Tip::default(); members.len()],
-            outcomes: Hash::ZERO,
             known: VecDeque::from([(Sequence(0), chain_id)]),
             conduct: members.iter().map(|m| Conduct { id: m.id, offences: Vec::new() }).collect(),
             bans: Vec::new(),
@@ -219,18 +215,6 @@ impl ChainState {
         {
             *succeeded = (*succeeded).max(Some(origin));
         }
-    }
-
-    /// Adds the outcomes of a vertex's payloads to the running hash.
-    pub fn add_outcomes(&mut self, vertex: &CheckedVertex, outcomes: &[Outcome]) {
-        if outcomes.is_empty() {
-            return;
-        }
-        self.outcomes = TaggedHasher::new("creto outcomes v1")
-            .with(&self.outcomes)
-            .with(&vertex.id())
-            .with(&outcomes)
-            .finish();
     }
 
     /// Judges the system items of an executed sequence, in its order. They are judged here, from

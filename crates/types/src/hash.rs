@@ -85,27 +85,6 @@ impl TaggedHasher {
     }
 }
 
-/// The root of a binary Merkle tree over `leaves`, in order. An odd node moves up unchanged; inner
-/// nodes and the count are in domains of their own, so that neither a leaf nor another count can
-/// pose as this root.
-#[must_use]
-pub(crate) fn merkle_root(leaves: &[Hash]) -> Hash {
-    let mut level = leaves.to_vec();
-    while level.len() > 1 {
-        level = level
-            .chunks(2)
-            .map(|pair| match *pair {
-                [left, right] => {
-                    TaggedHasher::new("creto merkle node v1").with(&left).with(&right).finish()
-                }
-                _ => pair.first().copied().unwrap_or(Hash::ZERO),
-            })
-            .collect();
-    }
-    let top = level.first().copied().unwrap_or(Hash::ZERO);
-    TaggedHasher::new("creto merkle root v1").with(&(leaves.len() as u64)).with(&top).finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,23 +95,5 @@ mod tests {
         assert_eq!(hash.to_string().parse(), Ok(hash));
         assert_eq!("zz".parse::<Hash>(), Err(NotAHash));
         assert_eq!("zz".repeat(32).parse::<Hash>(), Err(NotAHash));
-    }
-
-    #[test]
-    fn a_merkle_root_depends_on_every_leaf_their_order_and_their_count() {
-        let leaves: Vec<Hash> = (0_u8..7).map(|i| Hash::of_bytes(&[i])).collect();
-        let root = merkle_root(&leaves);
-        for i in 0..leaves.len() {
-            let mut changed = leaves.clone();
-            changed[i] = Hash::ZERO;
-            assert_ne!(merkle_root(&changed), root, "leaf {i}");
-        }
-        let mut swapped = leaves.clone();
-        swapped.swap(2, 3);
-        assert_ne!(merkle_root(&swapped), root);
-        assert_ne!(merkle_root(&leaves[..6]), root);
-        assert_ne!(merkle_root(&[]), merkle_root(&[Hash::ZERO]));
-        // An inner node given as a leaf does not make the same root.
-        assert_ne!(merkle_root(&[merkle_root(&leaves[..2])]), merkle_root(&leaves[..2]));
     }
 }

@@ -10,8 +10,9 @@
 //! |---|---|
 //! | `ids`, `hash`, `domain`, `wire` | numbers, hashes, the domain of signatures, the encoding |
 //! | `genesis`, `validators`, `quorum` | the members of a chain, and how many of them decide |
-//! | `payload`, `item`, `header`, `vertex`, `tip` | the data of a lane, and places in it |
+//! | `payload`, `topic`, `item`, `header`, `vertex`, `tip` | the data of a lane, and places in it |
 //! | `proposal`, `vote`, `certificate`, `view` | one decision, and the change of a view |
+//! | `outcome`, `merkle`, `receipt` | what became of a payload, and its proof |
 //! | `checkpoint`, `chain_state`, `reconfig`, `evidence` | what follows from decisions |
 
 mod certificate;
@@ -25,12 +26,16 @@ mod hash;
 mod header;
 mod ids;
 mod item;
+mod merkle;
 pub mod mutants;
+mod outcome;
 mod payload;
 mod proposal;
 mod quorum;
+mod receipt;
 mod reconfig;
 mod tip;
+mod topic;
 mod validators;
 mod vertex;
 mod view;
@@ -48,11 +53,15 @@ pub use hash::{Hash, NotAHash, TaggedHasher};
 pub use header::VertexHeader;
 pub use ids::{Epoch, Height, NodeId, Sequence, View};
 pub use item::{Item, MAX_ITEMS, items_bytes};
-pub use payload::{MAX_PAYLOAD_DATA, Outcome, Payload, REMEMBERED_MS, VALIDITY_WINDOW_MS};
-pub use proposal::{Cut, Proposal, Record};
+pub use merkle::{MerklePath, merkle_root};
+pub use outcome::{Outcome, OutcomeLeaf, outcome_leaves, outcomes_root};
+pub use payload::{MAX_PAYLOAD_DATA, Payload, REMEMBERED_MS, VALIDITY_WINDOW_MS};
+pub use proposal::{Cut, Proposal, Record, RecordLink};
 pub use quorum::{FaultModel, MAX_MEMBERS, Quorum};
+pub use receipt::{EpochStep, MAX_FOLLOWING, Receipt, ReceiptError, ReceiptProof};
 pub use reconfig::{Change, Ready, Reconfig, SignedReconfig, Void};
 pub use tip::{Link, Tip};
+pub use topic::{NotATopic, Topic};
 pub use validators::{Member, Parameters, Validators};
 pub use vertex::{CheckedVertex, MAX_BODY, MAX_PAYLOADS, Vertex, VertexError};
 pub use view::{Choice, NewView, Opening, Prepared, Proof, ViewChange, ViewChangeHead};

@@ -2,7 +2,7 @@
 
 use crate::{
     hash::{Hash, TaggedHasher},
-    ids::Sequence,
+    topic::Topic,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
@@ -24,6 +24,8 @@ pub struct Payload {
     pub key: [u8; 16],
     /// Unix milliseconds after which it can never execute.
     pub valid_until_ms: u64,
+    /// What it is filed under, if the client says so.
+    pub topic: Option<Topic>,
     /// 1 to [`MAX_PAYLOAD_DATA`] bytes that the ledger does not interpret.
     pub data: Vec<u8>,
 }
@@ -33,7 +35,7 @@ impl Payload {
     /// be known again in the next one.
     #[must_use]
     pub fn id(&self, chain_id: Hash) -> Hash {
-        TaggedHasher::new("creto payload v1").with(&chain_id).with(self).finish()
+        TaggedHasher::new("creto payload v2").with(&chain_id).with(self).finish()
     }
 
     /// Whether its size is allowed.
@@ -44,35 +46,8 @@ impl Payload {
 
     /// The bytes that it takes in a vertex body.
     #[must_use]
-    pub const fn encoded_len(&self) -> usize {
-        16 + 8 + 4 + self.data.len()
-    }
-}
-
-/// What the chain alone says of a payload that a decision ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub enum Outcome {
-    /// It took effect here.
-    Executed,
-    /// It took effect before.
-    Duplicate {
-        /// Where.
-        executed_at: Sequence,
-    },
-    /// The decision's time is after its `valid_until`: it never will take effect.
-    Expired,
-    /// Its `valid_until` is more than [`VALIDITY_WINDOW_MS`] after the decision's time. Not final:
-    /// it may be ordered again.
-    Early,
-    /// The lane has as many executed payloads that are still valid as are remembered of one lane.
-    /// Not final: it may be ordered again, by this lane later or by another one.
-    Crowded,
-}
-
-impl Outcome {
-    /// Whether nothing can change it.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Early | Self::Crowded)
+    pub fn encoded_len(&self) -> usize {
+        let topic = self.topic.as_ref().map_or(0, |topic| 4 + topic.as_str().len());
+        16 + 8 + 1 + topic + 4 + self.data.len()
     }
 }

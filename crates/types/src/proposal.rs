@@ -4,6 +4,7 @@ use crate::{
     domain::Domain,
     hash::{Hash, TaggedHasher},
     ids::{Sequence, View},
+    merkle::merkle_root,
     tip::Tip,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -34,26 +35,52 @@ impl Proposal {
     }
 }
 
-/// What a decision leaves: the proposal and the vertices that it ordered. No signature, certificate
-/// or deciding view is part of it: one digest can be committed in two views.
+/// What a decision leaves: the proposal, the vertices that it ordered, and what became of their
+/// payloads. No signature, certificate or deciding view is part of it: one digest can be committed
+/// in two views.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Record {
     /// The decided proposal.
     pub proposal: Proposal,
     /// The vertices that became final, in their order.
     pub vertices: Vec<Hash>,
+    /// The root over the outcomes of their payloads ([`outcomes_root`](crate::outcomes_root)).
+    pub outcomes: Hash,
 }
 
 impl Record {
-    /// The chain hash after this record: over the chain hash before, the sequence, the digest and
-    /// the ordered ids.
+    /// What the chain hash takes in of this record.
+    #[must_use]
+    pub fn link(&self, domain: &Domain) -> RecordLink {
+        RecordLink {
+            digest: self.proposal.digest(domain),
+            vertices: merkle_root(&self.vertices),
+            outcomes: self.outcomes,
+        }
+    }
+
+    /// The chain hash after this record.
     #[must_use]
     pub fn chain_hash(&self, domain: &Domain) -> Hash {
-        TaggedHasher::new("creto record v1")
-            .with(&self.proposal.prev)
-            .with(&self.proposal.sequence)
-            .with(&self.proposal.digest(domain))
-            .with(&self.vertices)
-            .finish()
+        self.link(domain).chain_hash(self.proposal.prev, self.proposal.sequence)
+    }
+}
+
+/// One step of the chain hash: a record as its hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct RecordLink {
+    /// The proposal's digest.
+    pub digest: Hash,
+    /// The Merkle root of the ordered vertices' ids.
+    pub vertices: Hash,
+    /// The Merkle root of the outcomes.
+    pub outcomes: Hash,
+}
+
+impl RecordLink {
+    /// The chain hash after the record of `sequence`, from the one before it.
+    #[must_use]
+    pub fn chain_hash(&self, previous: Hash, sequence: Sequence) -> Hash {
+        TaggedHasher::new("creto record v2").with(&previous).with(&sequence).with(self).finish()
     }
 }

@@ -3,10 +3,11 @@
 use crate::{
     crypto::{PublicKey, Signature, Signer, Verifier},
     domain::Domain,
-    hash::{Hash, merkle_root},
+    hash::Hash,
     header::VertexHeader,
     ids::{Height, NodeId},
     item::{Item, MAX_ITEMS, items_bytes, items_root},
+    merkle::merkle_root,
     mutants::mutant,
     payload::Payload,
     tip::{Link, Tip},

@@ -701,29 +701,11 @@ fn ready_may_name_the_last_sixty_four_sequences_that_sixty_four_divides() {
 }
 
 #[test]
-fn the_state_root_covers_outcomes_conduct_and_validators() {
+fn the_state_root_covers_conduct_and_validators() {
     let mut chain = Chain::of(4);
     let before = chain.state.root(&chain.validators);
-    let vertex =
-        |stamp| vertex(&chain.domain(), 0, &Key::member(0), Tip::default(), stamp, Vec::new());
-    let with = |outcomes: &[(u64, &[Outcome])]| {
-        let mut state = chain.state.clone();
-        outcomes.iter().for_each(|(stamp, outcomes)| state.add_outcomes(&vertex(*stamp), outcomes));
-        state.root(&chain.validators)
-    };
-    assert_eq!(with(&[(1, &[])]), before, "no payload, no outcome");
-    let roots = [
-        before,
-        with(&[(1, &[Outcome::Executed])]),
-        with(&[(1, &[Outcome::Expired])]),
-        with(&[(2, &[Outcome::Executed])]),
-        with(&[(1, &[Outcome::Executed, Outcome::Executed])]),
-        with(&[(1, &[Outcome::Executed]), (2, &[Outcome::Executed])]),
-        with(&[(2, &[Outcome::Executed]), (1, &[Outcome::Executed])]),
-        chain.state.root(&Validators { first: 1, ..chain.validators.clone() }),
-    ];
-    let distinct: std::collections::BTreeSet<Hash> = roots.into_iter().collect();
-    assert_eq!(distinct.len(), roots.len());
+    let others = Validators { first: 1, ..chain.validators.clone() };
+    assert_ne!(chain.state.root(&others), before);
     chain.violate(1, 1);
     assert_ne!(chain.state.root(&chain.validators), before);
 }

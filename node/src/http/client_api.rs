@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `POST /v1/payloads?wait=ms` | 200 with the outcome, or 202 when it is not final within `wait` |
 //! | `GET /v1/payloads/{id}` | the bytes, with their place in headers; JSON with `Accept: application/json`; 202 while pending |
+//! | `GET /v1/receipts/{id}` | the proof of what became of a payload, for `cretoai-node verify receipt` |
 //! | `GET /v1/evidence?from=number` | what the chain counted against its validators, at most 64 a page |
 //! | `GET /v1/evidence/{number}` | one of them, as a file for `cretoai-node verify evidence` |
 //! | `GET /v1/status` | `NodeStatus` |
@@ -13,7 +14,10 @@ use super::{
     ApiError, Front,
     payloads::{Fate, Naming, announced, check_content_type, naming, read_body},
 };
-use crate::handle::{Ledger, Lookup, SubmitError};
+use crate::{
+    handle::{Ledger, Lookup, SubmitError},
+    storage::Receipted,
+};
 use axum::{
     Json, Router,
     body::Body,
@@ -31,7 +35,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-const PATHS: &str = "POST /v1/payloads, GET /v1/payloads/{id}, GET /v1/evidence, GET /v1/evidence/{number} and GET /v1/status";
+const PATHS: &str = "POST /v1/payloads, GET /v1/payloads/{id}, GET /v1/receipts/{id}, GET /v1/evidence, GET /v1/evidence/{number} and GET /v1/status";
 /// Evidence in one answer: about 13 KiB each.
 const EVIDENCE_PAGE: usize = 64;
 /// The longest that a request waits for an outcome.
@@ -59,6 +63,7 @@ pub fn router(front: Arc<Front>, default_wait_ms: u64) -> Router {
     Router::new()
         .route("/v1/payloads", post(submit))
         .route("/v1/payloads/{id}", get(look_up))
+        .route("/v1/receipts/{id}", get(receipt))
         .route("/v1/evidence", get(list_evidence))
         .route("/v1/evidence/{number}", get(one_evidence))
         .route("/v1/status", get(status))
@@ -107,8 +112,12 @@ impl Api {
         let turn = self.receiving.acquire_many(u32::try_from(kib).unwrap_or(u32::MAX));
         let Ok(Ok(turn)) = tokio::time::timeout(TURN, turn).await else { return Err(full(1_000)) };
         let data = read_body(headers, body).await?;
-        let payload =
-            Payload { key: naming.key, valid_until_ms: naming.valid_until_ms, data: data.into() };
+        let payload = Payload {
+            key: naming.key,
+            valid_until_ms: naming.valid_until_ms,
+            topic: None,
+            data: data.into(),
+        };
         let ticket = ledger.submit(payload).map_err(|error| match error {
             SubmitError::Full { retry_after_ms } => full(retry_after_ms),
             SubmitError::NotReady(why) => not_ready(&why),
@@ -147,10 +156,7 @@ async fn look_up(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let ledger = api.ledger()?.clone();
-    let hash: Hash = id.parse().map_err(|e| {
-        let message = format!("{e}; use the id that the submission was answered with");
-        ApiError::new(StatusCode::BAD_REQUEST, "bad_id", message).field("id")
-    })?;
+    let hash = payload_id(&id)?;
     let found = tokio::task::spawn_blocking(move || ledger.lookup(&hash)).await;
     let found = found.map_err(|e| ApiError::internal(format!("the lookup failed: {e}")))?;
     let json = headers
@@ -158,12 +164,7 @@ async fn look_up(
         .iter()
         .any(|value| value.to_str().is_ok_and(|v| v.contains("application/json")));
     match found.map_err(|e| ApiError::internal(format!("the ledger cannot be read: {e}")))? {
-        None => {
-            let message = format!(
-                "no payload {hash} was ordered as far as this node knows, and none is waiting here; check the id, or ask again later"
-            );
-            Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_payload", message).field("id"))
-        }
+        None => Err(unknown(&hash)),
         Some(Lookup::Pending) => {
             let body = serde_json::json!({ "id": hash.to_string(), "status": "pending" });
             Ok((StatusCode::ACCEPTED, Json(body)).into_response())
@@ -184,6 +185,52 @@ async fn look_up(
             Ok((head, payload.data).into_response())
         }
     }
+}
+
+/// The file that `cretoai-node verify receipt` verifies.
+async fn receipt(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let ledger = api.ledger()?.clone();
+    let hash = payload_id(&id)?;
+    let found = tokio::task::spawn_blocking(move || ledger.receipt(&hash)).await;
+    let found = found.map_err(|e| ApiError::internal(format!("the lookup failed: {e}")))?;
+    match found.map_err(|e| ApiError::internal(format!("the ledger cannot be read: {e}")))? {
+        Receipted::Unknown => Err(unknown(&hash)),
+        Receipted::NotYet(sequence) => {
+            let message = format!(
+                "sequence {sequence} ordered payload {hash}, and nothing after it proves that yet; ask again in a second"
+            );
+            let error = ApiError::new(StatusCode::NOT_FOUND, "receipt_not_ready", message);
+            Ok(([(header::RETRY_AFTER, HeaderValue::from_static("1"))], error).into_response())
+        }
+        Receipted::Ready(receipt) => {
+            let name = format!("attachment; filename=\"{hash}.receipt\"");
+            let head = [
+                (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+                (
+                    header::CONTENT_DISPOSITION,
+                    HeaderValue::from_str(&name).map_err(|e| ApiError::internal(e.to_string()))?,
+                ),
+            ];
+            Ok((head, receipt.encode()).into_response())
+        }
+    }
+}
+
+fn payload_id(text: &str) -> Result<Hash, ApiError> {
+    text.parse().map_err(|e| {
+        let message = format!("{e}; use the id that the submission was answered with");
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_id", message).field("id")
+    })
+}
+
+fn unknown(id: &Hash) -> ApiError {
+    let message = format!(
+        "no payload {id} was ordered as far as this node knows, and none is waiting here; check the id, or ask again later"
+    );
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_payload", message).field("id")
 }
 
 /// Evidence from the store, off the threads that serve.

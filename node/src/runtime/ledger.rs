@@ -11,7 +11,7 @@ use crate::{
     evidence,
     handle::{Ledger, Lookup, Place, SubmitError, SubmitTicket},
     metrics::Metrics,
-    storage::StorageError,
+    storage::{Receipted, StorageError},
     transport::Transport,
 };
 use cretoai_consensus::{
@@ -362,6 +362,10 @@ impl Ledger for Node {
             return Ok(Some(Lookup::Final { place, payload }));
         }
         Ok(lock(&self.pending).payloads.contains_key(id).then_some(Lookup::Pending))
+    }
+
+    fn receipt(&self, id: &Hash) -> Result<Receipted, String> {
+        self.store.storage().receipt(&self.genesis, id).map_err(|error| error.to_string())
     }
 
     fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String> {

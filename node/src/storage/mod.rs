@@ -18,6 +18,7 @@
 mod evidence;
 mod fetch;
 mod proofs;
+mod receipt;
 mod recover;
 mod votes;
 
@@ -30,6 +31,7 @@ use cretoai_types::{
 };
 pub use evidence::Counted;
 use proofs::Range;
+pub use receipt::Receipted;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
     WriteBatch, WriteOptions,
@@ -114,6 +116,17 @@ pub enum StorageError {
         /// What was found.
         what: String,
     },
+    /// Written by a release with another format.
+    #[error(
+        "the store at {path} has format {found}, and this release reads and writes format {FORMAT}; \
+         run the release that wrote it, or give this node an empty volume and a new identity"
+    )]
+    Format {
+        /// The database.
+        path: PathBuf,
+        /// The format that was found; 1 is the one before formats were numbered.
+        found: u32,
+    },
     /// The votes in the store are another key's.
     #[error(
         "the store at {path} holds the votes of key {owner}, but this node's key is {key}; a key must never be parted from its votes: \
@@ -128,6 +141,9 @@ pub enum StorageError {
         key: Hash,
     },
 }
+
+/// The format of rows and of the objects in them. Another one is refused by its number.
+pub const FORMAT: u32 = 2;
 
 /// How long a start waits for another process to give the database up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -204,7 +220,9 @@ impl Storage {
                 Err(source) => return Err(StorageError::RocksDb { path: path.to_owned(), source }),
             }
         };
-        Ok(Self { db, path: path.to_owned(), metrics, range: Mutex::new(None) })
+        let storage = Self { db, path: path.to_owned(), metrics, range: Mutex::new(None) };
+        storage.check_format()?;
+        Ok(storage)
     }
 
     fn family(

@@ -65,10 +65,18 @@ impl Storage {
                 return Ok(Some(Proof::Commit(certificate)));
             }
         }
+        Ok(self.checkpoint_at(sequence)?.map(Proof::Checkpoint))
+    }
+
+    /// The checkpoint certificate of a sequence, if one is kept.
+    pub(super) fn checkpoint_at(
+        &self,
+        sequence: Sequence,
+    ) -> Result<Option<CheckpointCertificate>, StorageError> {
         if let Some(certificate) = self.get(CONSENSUS, &checkpoint(sequence))? {
-            return Ok(Some(Proof::Checkpoint(certificate)));
+            return Ok(Some(certificate));
         }
-        Ok(self.stable()?.filter(|stable| stable.state.sequence == sequence).map(Proof::Checkpoint))
+        Ok(self.stable()?.filter(|stable| stable.state.sequence == sequence))
     }
 
     /// The stable checkpoint.

@@ -4,6 +4,7 @@
 //! | key | value |
 //! |---|---|
 //! | `genesis` | [`SignedGenesis`] |
+//! | `format` | the format of the whole store, written with the genesis |
 //! | `owner` | fingerprint of the key whose votes these are, written with the genesis |
 //! | `state` | [`ChainState`] after the newest decision, or with which the epoch began |
 //! | `validators/` epoch | [`Validators`] of every epoch after the first; kept for ever |
@@ -19,7 +20,7 @@
 //! Votes, views and what was prepared are of the current epoch only: the beginning of the next
 //! erases them.
 
-use super::{CONSENSUS, Storage, StorageError};
+use super::{CONSENSUS, FORMAT, Storage, StorageError};
 use cretoai_consensus::engine::{Mark, Turn, Write};
 use cretoai_types::{
     ChainState, Checkpoint, CheckpointCertificate, Epoch, Genesis, Hash, Phase, Prepared, Proposal,
@@ -29,6 +30,7 @@ use rocksdb::WriteBatch;
 
 const GENESIS: &[u8] = b"genesis";
 const OWNER: &[u8] = b"owner";
+const FORMAT_KEY: &[u8] = b"format";
 pub(super) const STATE: &[u8] = b"state";
 pub(super) const SUCCESSOR: &[u8] = b"successor";
 pub(super) const VIEW_CHANGE: &[u8] = b"view-change";
@@ -75,12 +77,23 @@ impl Storage {
         }
     }
 
+    /// Checks that a store that is in use has this release's format.
+    pub(super) fn check_format(&self) -> Result<(), StorageError> {
+        let used = self.get::<Hash>(CONSENSUS, OWNER)?.is_some();
+        let found = self.get::<u32>(CONSENSUS, FORMAT_KEY)?.unwrap_or(1);
+        if used && found != FORMAT {
+            return Err(StorageError::Format { path: self.path.clone(), found });
+        }
+        Ok(())
+    }
+
     /// Keeps the genesis, and whose votes this store will hold, durably.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn put_genesis(&self, genesis: &SignedGenesis, owner: Hash) -> Result<(), StorageError> {
         let mut batch = WriteBatch::default();
+        self.put(&mut batch, CONSENSUS, FORMAT_KEY, &encode(&FORMAT))?;
         self.put(&mut batch, CONSENSUS, OWNER, &encode(&owner))?;
         self.put(&mut batch, CONSENSUS, GENESIS, &genesis.encode())?;
         self.commit(batch, true)

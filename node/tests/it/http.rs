@@ -11,10 +11,12 @@ use cretoai_node::{
     handle::{Birth, GenesisRefused, Ledger, Lookup, Place, SubmitError, SubmitTicket},
     http::{Front, Listening, client_api, control, front::Identification, probes},
     metrics::{Metrics, Port},
+    storage::Receipted,
 };
 use cretoai_types::{
-    Change, Epoch, FaultModel, Genesis, GenesisMember, Hash, NodeId, Outcome, Parameters, Payload,
-    PublicKey, Ready, Reconfig, Sequence, SignedGenesis, SignedReconfig, Verifier,
+    Change, CheckpointCertificate, CheckpointState, Epoch, FaultModel, Genesis, GenesisMember,
+    Hash, MerklePath, NodeId, Outcome, OutcomeLeaf, Parameters, Payload, PublicKey, Ready, Receipt,
+    ReceiptProof, Reconfig, RecordLink, Sequence, SignedGenesis, SignedReconfig, Verifier,
 };
 use serde_json::Value;
 use std::{
@@ -101,6 +103,16 @@ impl Ledger for Fake {
                 Lookup::Final { place: place(Outcome::Executed), payload: payload.clone() }
             }
         }))
+    }
+
+    fn receipt(&self, id: &Hash) -> Result<Receipted, String> {
+        if !self.taken.lock().unwrap().contains_key(id) {
+            return Ok(Receipted::Unknown);
+        }
+        if matches!(*self.answer.lock().unwrap(), Answer::Never) {
+            return Ok(Receipted::NotYet(Sequence(7)));
+        }
+        Ok(Receipted::Ready(Box::new(a_receipt(*id))))
     }
 
     fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String> {
@@ -470,6 +482,47 @@ async fn a_payload_is_read_back_as_bytes_or_json() {
     assert_eq!(get(ports.clients, "/v2", "").await.error().0, 404);
     assert_eq!(get(ports.clients, "/v1/payloads", "").await.error().0, 405);
     assert_eq!(get(ports.clients, "/v1/status", "").await.json()["sequence"], 7);
+}
+
+/// The bytes of a receipt; it proves nothing.
+fn a_receipt(payload: Hash) -> Receipt {
+    let link = RecordLink { digest: CHAIN, vertices: CHAIN, outcomes: CHAIN };
+    let state = CheckpointState {
+        epoch: Epoch(0),
+        sequence: Sequence(7),
+        chain_hash: CHAIN,
+        tips: Vec::new(),
+        root: CHAIN,
+        successor: None,
+    };
+    Receipt {
+        chain_id: CHAIN,
+        epochs: Vec::new(),
+        sequence: Sequence(7),
+        leaf: OutcomeLeaf { index: 0, topic: None, payload, outcome: Outcome::Executed },
+        path: MerklePath { index: 0, leaves: 1, siblings: Vec::new() },
+        previous: CHAIN,
+        record: link,
+        following: Vec::new(),
+        proof: ReceiptProof::Checkpoint(CheckpointCertificate { state, signatures: Vec::new() }),
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_is_handed_out_as_a_file_once_there_is_one() {
+    let fake = Arc::new(Fake::default());
+    let ports = ports(Some(Arc::clone(&fake))).await;
+    let id = post(ports.clients, "/v1/payloads", OCTETS, b"hello").await.json()["id"].clone();
+    let path = format!("/v1/receipts/{}", id.as_str().unwrap());
+    let file = get(ports.clients, &path, "").await;
+    assert_eq!(file.status, 200);
+    assert_eq!(file.body, a_receipt(id.as_str().unwrap().parse().unwrap()).encode());
+    fake.answers(Answer::Never);
+    let (status, code, _) = get(ports.clients, &path, "").await.error();
+    assert_eq!((status, code.as_str()), (404, "receipt_not_ready"));
+    let other = format!("/v1/receipts/{}", "0".repeat(64));
+    assert_eq!(get(ports.clients, &other, "").await.error().1, "unknown_payload");
+    assert_eq!(get(ports.clients, "/v1/receipts/x", "").await.error().0, 400);
 }
 
 #[tokio::test]

@@ -12,12 +12,12 @@ use cretoai_control::{
 use cretoai_node::{
     evidence::{self, Refused},
     metrics::Metrics,
-    storage::{Storage, StorageOptions},
+    storage::{Receipted, Storage, StorageOptions},
 };
 use cretoai_types::{
     Change, CheckedVertex, Domain, Epoch, Evidence, FaultModel, Genesis, GenesisMember, Hash,
-    Height, NodeId, OffenceKind, Outcome, Parameters, Payload, PublicKey, Reconfig, Sequence,
-    SignedGenesis, SignedReconfig, Tip,
+    Height, NodeId, OffenceKind, Outcome, Parameters, Payload, PublicKey, Receipt, ReceiptProof,
+    Reconfig, Sequence, SignedGenesis, SignedReconfig, Tip, Topic,
 };
 use std::{collections::VecDeque, path::Path, sync::Arc, time::Duration};
 
@@ -210,7 +210,7 @@ impl Cluster {
 fn payload(n: u32, size: usize) -> Payload {
     let mut data = n.to_le_bytes().to_vec();
     data.resize(size.max(4), n as u8);
-    Payload { key: [7; 16], valid_until_ms: WALL + 40_000, data }
+    Payload { key: [7; 16], valid_until_ms: WALL + 40_000, topic: None, data }
 }
 
 #[test]
@@ -246,6 +246,86 @@ fn payloads_become_final_on_every_store_and_survive_restarts() {
     assert_eq!(*outcomes, [Outcome::Duplicate { executed_at: first.sequence }]);
     let hashes: Vec<_> = cluster.validators.iter().map(|v| v.engine.chain_hash()).collect();
     assert!(hashes.iter().all(|hash| *hash == hashes[0]));
+}
+
+#[test]
+fn every_store_gives_receipts_that_prove_what_became_of_a_payload() {
+    let mut cluster = Cluster::new(4);
+    let genesis = cluster.genesis.clone();
+    let chain_id = genesis.chain_id();
+    let topic = Some(Topic::new("orders").unwrap());
+    let payloads: Vec<_> =
+        (0..12).map(|i| Payload { topic: topic.clone(), ..payload(i, 100) }).collect();
+    let ids: Vec<_> = payloads.iter().map(|payload| payload.id(chain_id)).collect();
+    let receipt = |v: &Validator, id: &Hash| match v.storage.receipt(&genesis, id).unwrap() {
+        Receipted::Ready(receipt) => Some(*receipt),
+        Receipted::Unknown | Receipted::NotYet(_) => None,
+    };
+    for (i, payload) in payloads.iter().enumerate() {
+        cluster.submit(i % 4, payload);
+        (0..5).for_each(|_| cluster.step());
+    }
+    // While decisions go on, the next one proves; the pause afterwards makes a checkpoint.
+    cluster.run_until("a receipt for the first", |c| receipt(&c.validators[0], &ids[0]).is_some());
+    let by_commit = receipt(&cluster.validators[0], &ids[0]).unwrap();
+    assert!(matches!(by_commit.proof, ReceiptProof::Commit { .. }));
+    let proven = |v: &Validator| {
+        let newest = receipt(v, &ids[11]);
+        newest.is_some_and(|newest| matches!(newest.proof, ReceiptProof::Checkpoint(_)))
+    };
+    cluster.run_until("a checkpoint on every store", |c| c.validators.iter().all(proven));
+    let mut receipts = vec![by_commit];
+    for validator in &cluster.validators {
+        receipts.extend(ids.iter().map(|id| receipt(validator, id).unwrap()));
+    }
+    for (receipt, id) in receipts.iter().skip(1).zip(ids.iter().cycle()) {
+        receipt.verify(&genesis, &MlDsa87).unwrap();
+        assert_eq!((receipt.leaf.payload, receipt.leaf.outcome), (*id, Outcome::Executed));
+        assert_eq!(receipt.leaf.topic, topic);
+    }
+    let unknown = cluster.validators[0].storage.receipt(&genesis, &chain_id).unwrap();
+    assert_eq!(unknown, Receipted::Unknown);
+    // With real signatures every byte counts.
+    for receipt in [&receipts[0], &receipts[12]] {
+        receipt.verify(&genesis, &MlDsa87).unwrap();
+        let bytes = receipt.encode();
+        for at in 0..bytes.len() {
+            let mut altered = bytes.clone();
+            altered[at] ^= 1 << (at % 8);
+            let verdict =
+                Receipt::decode(&altered).and_then(|receipt| receipt.verify(&genesis, &MlDsa87));
+            assert!(verdict.is_err(), "byte {at} of {}", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn a_store_of_another_format_is_refused_by_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let genesis = genesis(&[[1; 32]]);
+    let signature = admin().sign(&genesis.signing_message());
+    let signed = SignedGenesis { genesis, signature };
+    {
+        let storage = open(folder.path());
+        storage.put_genesis(&signed, key_of(&[1; 32]).fingerprint()).unwrap();
+    }
+    drop(open(folder.path()));
+    for (format, found) in [(Some(3_u32), 3), (None, 1)] {
+        {
+            let names = rocksdb::DB::list_cf(&rocksdb::Options::default(), folder.path()).unwrap();
+            let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), folder.path(), names);
+            let db = db.unwrap();
+            let family = db.cf_handle("consensus").unwrap();
+            match format {
+                Some(format) => db.put_cf(&family, "format", format.to_le_bytes()).unwrap(),
+                None => db.delete_cf(&family, "format").unwrap(),
+            }
+        }
+        let options = StorageOptions { cache_bytes: 8 << 20, write_buffer_bytes: 8 << 20 };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let error = Storage::open(folder.path(), options, metrics).err().unwrap().to_string();
+        assert!(error.contains(&format!("has format {found}")), "{error}");
+    }
 }
 
 #[test]

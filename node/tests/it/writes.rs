@@ -132,7 +132,11 @@ impl Disk {
 
     /// The next execution; `padding` makes its record large.
     fn execution(&mut self, prove: bool, padding: usize) -> Arc<Execution> {
-        let record = Record { proposal: self.proposal(), vertices: vec![Hash([7; 32]); padding] };
+        let record = Record {
+            proposal: self.proposal(),
+            vertices: vec![Hash([7; 32]); padding],
+            outcomes: Hash([8; 32]),
+        };
         let sequence = record.proposal.sequence;
         let chain_hash = record.chain_hash(&self.domain());
         let time_ms = record.proposal.time_ms;

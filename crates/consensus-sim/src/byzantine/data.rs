@@ -63,6 +63,7 @@ impl Attacker {
             payloads = vec![Payload {
                 key: [9; 16],
                 valid_until_ms: situation.wall_ms + 20_000,
+                topic: None,
                 data: vec![height.0 as u8, 1],
             }];
         }

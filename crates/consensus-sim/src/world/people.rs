@@ -8,7 +8,7 @@ use crate::{
     scenario::Change,
 };
 use cretoai_consensus::engine::{Execution, Input, Role};
-use cretoai_types::{Hash, NodeId, Outcome, Payload, Ready, Sequence, Signer, Validators};
+use cretoai_types::{Hash, NodeId, Outcome, Payload, Ready, Sequence, Signer, Topic, Validators};
 use std::{collections::HashMap, sync::Arc};
 
 /// After so long, in microseconds, a client submits the same bytes again.
@@ -32,13 +32,14 @@ impl World {
             let kind = self.rng.below(20);
             let mut key = [0; 16];
             key[..8].copy_from_slice(&self.rng.next().to_le_bytes());
+            let topic = if kind.is_multiple_of(3) { Topic::new("orders").ok() } else { None };
             // Expired already, too early for a while, or a usual half minute.
             let valid = BEGINNING_MS
                 + at / 1000
                 + [0, 60_700].get(kind as usize).copied().unwrap_or(30_000);
             self.submit_at(
                 at,
-                Payload { key, valid_until_ms: valid, data: vec![key[0]; len as usize] },
+                Payload { key, valid_until_ms: valid, topic, data: vec![key[0]; len as usize] },
             );
         }
     }

@@ -335,12 +335,15 @@ impl Engine {
             return false;
         }
         let (proposal, proof) = (record.proposal.clone(), proof.clone());
-        // The chain hash in the next record, or in a checkpoint, proves this one's vertices. With a
-        // commit certificate they are only claimed by the sender: what its certified cut gives here
-        // counts, and a lie must not stop this node.
-        let proven = (!matches!(proof, Some(Proof::Commit(_)))).then(|| record.vertices.clone());
+        // The chain hash in the next record, or in a checkpoint, proves this one's vertices and
+        // outcomes. With a commit certificate they are only claimed by the sender: what its
+        // certified cut gives here counts, and a lie must not stop this node.
+        let proven = (!matches!(proof, Some(Proof::Commit(_))))
+            .then(|| (record.vertices.clone(), record.outcomes));
         let Some(vertices) = self.order(&proposal) else { return false };
-        if proven.is_some_and(|proven| !vertices.iter().map(|v| v.id()).eq(proven)) {
+        if proven.as_ref().is_some_and(|(proven, _)| {
+            !vertices.iter().map(|vertex| vertex.id()).eq(proven.iter().copied())
+        }) {
             self.turn.diverged = Some(format!(
                 "a quorum certified other vertices for sequence {} than its cut gives here",
                 proposal.sequence
@@ -354,6 +357,14 @@ impl Engine {
             None
         };
         self.execute(now, proposal, vertices, proof);
+        let outcomes = self.turn.executions.last().map(|execution| execution.record.outcomes);
+        if proven.is_some_and(|(_, proven)| outcomes != Some(proven)) {
+            self.turn.diverged = Some(format!(
+                "a quorum certified other outcomes for sequence {} than this node's execution",
+                self.state.sequence
+            ));
+            return false;
+        }
         if certified.is_some_and(|certified| certified != self.checkpoint_state()) {
             self.turn.diverged = Some(format!(
                 "a quorum certified another state at sequence {} than this node has",

@@ -4,7 +4,7 @@
 use super::{Engine, Execution, Now, Write};
 use cretoai_types::{
     Certificate, CheckedVertex, Hash, Outcome, Phase, Proof, Proposal, Record, Sequence,
-    TaggedHasher, mutants::mutant,
+    TaggedHasher, mutants::mutant, outcome_leaves, outcomes_root,
 };
 use std::sync::Arc;
 
@@ -68,12 +68,7 @@ impl Engine {
         vertices: Vec<Arc<CheckedVertex>>,
         proof: Option<Proof>,
     ) {
-        let record = Record { vertices: vertices.iter().map(|v| v.id()).collect(), proposal };
-        let Proposal { sequence, time_ms, origin_view, .. } = record.proposal;
-        let mut chain_hash = record.chain_hash(&self.domain());
-        if mutant!(ViewInRecord) {
-            chain_hash = TaggedHasher::new("mutant").with(&chain_hash).with(&self.view).finish();
-        }
+        let Proposal { sequence, time_ms, origin_view, .. } = proposal;
         self.recent.forget_before(time_ms);
         let share = self.validators.payload_share();
         let mut outcomes = Vec::with_capacity(vertices.len());
@@ -85,8 +80,19 @@ impl Engine {
                     self.recent.execute(author, share, id, payload, sequence, time_ms)
                 })
                 .collect();
-            self.state.add_outcomes(vertex, &of_vertex);
             outcomes.push(of_vertex);
+        }
+        let leaves = outcome_leaves(
+            vertices.iter().map(AsRef::as_ref).zip(outcomes.iter().map(Vec::as_slice)),
+        );
+        let record = Record {
+            vertices: vertices.iter().map(|v| v.id()).collect(),
+            outcomes: outcomes_root(&leaves),
+            proposal,
+        };
+        let mut chain_hash = record.chain_hash(&self.domain());
+        if mutant!(ViewInRecord) {
+            chain_hash = TaggedHasher::new("mutant").with(&chain_hash).with(&self.view).finish();
         }
         for (tip, lane) in record.proposal.cut.iter().zip(&mut self.lanes) {
             lane.decide(*tip);

@@ -448,7 +448,7 @@ mod tests {
     };
 
     /// The encoded length of a payload without data.
-    const EMPTY_PAYLOAD: usize = 28;
+    const EMPTY_PAYLOAD: usize = 29;
 
     struct Nobody(PublicKey);
 
@@ -477,6 +477,7 @@ mod tests {
         let payload = |key: usize| Payload {
             key: (key as u64).to_be_bytes().repeat(2).try_into().unwrap(),
             valid_until_ms: 1,
+            topic: None,
             data: vec![0; bytes.saturating_sub(EMPTY_PAYLOAD)],
         };
         let payloads = (0..payloads).map(payload).collect();
@@ -720,7 +721,7 @@ mod tests {
     #[test]
     fn whatever_fits_a_cut_can_be_fetched_by_all_who_lack_it() {
         // The heaviest vertices, many payloads, few payloads: of each as many as one cut takes.
-        for (payloads, bytes) in [(MAX_PAYLOADS, 128), (2, 128 * 1024), (1, 100_000), (1_024, 30)] {
+        for (payloads, bytes) in [(MAX_PAYLOADS, 128), (2, 128 * 1024), (1, 100_000), (1_024, 31)] {
             let branch = heavy_chain(1, 64, payloads, bytes);
             let mut full = Lane::default();
             for vertex in &branch {
@@ -736,7 +737,7 @@ mod tests {
 
     #[test]
     fn a_cut_that_names_more_than_fits_is_refused_by_all_and_not_collected() {
-        for (payloads, bytes) in [(1, 128 * 1024), (MAX_PAYLOADS, 29)] {
+        for (payloads, bytes) in [(1, 128 * 1024), (MAX_PAYLOADS, 30)] {
             let branch = heavy_chain(1, 64, payloads, bytes);
             let named = branch[63].tip();
             let mut fed_from_above = Lane::default();

@@ -118,7 +118,7 @@ mod tests {
     const B: NodeId = NodeId(1);
 
     fn payload(valid_until_ms: u64) -> Payload {
-        Payload { key: [0; 16], valid_until_ms, data: vec![1] }
+        Payload { key: [0; 16], valid_until_ms, topic: None, data: vec![1] }
     }
 
     #[test]

@@ -96,7 +96,12 @@ pub fn validators(n: u32) -> Validators {
 }
 
 pub fn payload(number: u8, bytes: usize) -> Payload {
-    Payload { key: [number; 16], valid_until_ms: CREATED_MS + 30_000, data: vec![number; bytes] }
+    Payload {
+        key: [number; 16],
+        valid_until_ms: CREATED_MS + 30_000,
+        topic: None,
+        data: vec![number; bytes],
+    }
 }
 
 /// A vertex of a member's lane after `previous`. Another `stamp` is another vertex of that slot.
