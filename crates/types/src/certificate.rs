@@ -9,44 +9,45 @@ use crate::{
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
-/// Votes of a quorum of distinct members for one (epoch, phase, view, sequence, digest). Of
-/// PREPAREs (the leader's PRE-PREPARE among them) it is PBFT's prepared certificate, of COMMITs the
-/// commit certificate.
+/// Votes of a quorum of distinct members for one (epoch, phase, view, sequence, digest). PREPAREs,
+/// with the leader's PRE-PREPARE among them, make a prepared certificate; COMMITs make a commit
+/// certificate.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Certificate {
     /// The epoch whose members voted.
     pub epoch: Epoch,
     /// [`Phase::Prepare`] or [`Phase::Commit`].
     pub phase: Phase,
-    /// The view of the votes.
+    /// The view in which they voted.
     pub view: View,
-    /// The sequence.
+    /// The sequence that they voted on.
     pub sequence: Sequence,
-    /// The digest that they agree on.
+    /// The digest that they voted for.
     pub digest: Hash,
-    /// Voters and signatures, in order of the voters.
+    /// The voters and their signatures, in ascending order of the voters.
     pub votes: Vec<(NodeId, Signature)>,
 }
 
 /// Why a certificate proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// Another epoch than the members'.
+    /// The epoch is not that of the members.
     #[error("it is of another epoch")]
     Epoch,
-    /// Fewer distinct members than a quorum, or a voter that is no member, or out of order.
+    /// There are fewer voters than a quorum, a voter is no member, or the voters are not in
+    /// ascending order.
     #[error("its voters are not a quorum of distinct members")]
     Voters,
-    /// A prepared certificate without its leader.
+    /// A prepared certificate lacks the vote of its leader.
     #[error("the leader's PRE-PREPARE is not in it")]
     Leader,
-    /// A signature that does not verify.
+    /// A signature does not verify.
     #[error("the signature of voter {0} does not verify")]
     Signature(NodeId),
 }
 
-/// Checks what all certificates share: a quorum of distinct members, in order, each of whose
-/// signatures verifies.
+/// Checks the part that all certificates share: a quorum of distinct members in ascending order,
+/// each with a valid signature.
 pub(crate) fn verify_quorum(
     votes: &[(NodeId, Signature)],
     validators: &Validators,
@@ -67,7 +68,7 @@ pub(crate) fn verify_quorum(
 }
 
 impl Certificate {
-    /// The vote of one voter in it, as it was signed.
+    /// The ballot that the signature of `voter` covers.
     #[must_use]
     pub fn ballot(&self, voter: NodeId, leader: NodeId) -> Ballot {
         let phase = if self.phase == Phase::Prepare && voter == leader {
@@ -85,7 +86,7 @@ impl Certificate {
         }
     }
 
-    /// Verifies it against the members of its epoch.
+    /// Verifies the certificate against the members of its epoch.
     ///
     /// # Errors
     /// The first thing that is wrong.

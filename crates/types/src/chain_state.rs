@@ -1,5 +1,6 @@
-//! What all nodes know equally from the chain alone: tips, reputation, bans, leader statistics, and
-//! what reconfigurations rest on. Executing a record changes it; nothing else does.
+//! The state that follows from the chain alone: tips, reputation, bans, statistics of leaders, and
+//! the facts that reconfigurations rest on. Only the execution of a record changes it, so it is
+//! equal on all honest nodes after the same sequence.
 
 mod reconfig;
 
@@ -20,42 +21,44 @@ use std::{
     sync::Arc,
 };
 
-/// READY names one of the sequences that this divides.
+/// A READY names a multiple of this sequence number.
 const READY_INTERVAL: u64 = 64;
-/// So many of them are kept.
+/// The number of chain hashes that are kept for READY.
 const READY_KEPT: usize = 64;
-/// A validator without a violation, in tenths.
+/// The reputation of a validator without an offence.
 pub const FULL_REPUTATION: u32 = 10;
-/// At this reputation or less it is banned.
+/// A validator with this reputation or less is banned.
 const BANNED_AT: u32 = 2;
-/// In one rotation of this many nobody but the banned is skipped: who came back is tried again.
+/// In one rotation of this many only banned validators are skipped, so that a validator that came
+/// back leads again.
 const SKIP_ROTATIONS: u64 = 8;
-/// So many offences of one validator are kept, to count each once. More than lead to a ban.
+/// The most offences of one validator that are kept, so that each counts once. It is more than lead
+/// to a ban.
 const OFFENCES_KEPT: usize = 16;
 
-/// What a validator did.
+/// The offences of a validator.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Conduct {
-    /// Who.
+    /// The validator.
     pub id: NodeId,
-    /// Its offences, each counted once.
+    /// The offences that counted, each once.
     pub offences: Vec<Offence>,
 }
 
 impl Conduct {
-    /// 10 without a violation, one less for each.
+    /// [`FULL_REPUTATION`] less one for each offence.
     #[must_use]
     pub fn reputation(&self) -> u32 {
         FULL_REPUTATION.saturating_sub(self.offences.len() as u32)
     }
 }
 
-/// Who led with success in this epoch.
+/// Statistics of the leaders of an epoch: which views gave a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Leaders {
     /// The origin view of the newest record of the epoch.
     pub newest_origin: View,
-    /// Of each position the newest view that gave a record.
+    /// For each position, the newest view in which that member led and that gave a record.
     pub succeeded: Vec<Option<View>>,
 }
 
@@ -68,30 +71,30 @@ pub struct ChainState {
     pub sequence: Sequence,
     /// The chain hash after it.
     pub chain_hash: Hash,
-    /// Its time, Unix milliseconds.
+    /// The time of that sequence in Unix milliseconds.
     pub time_ms: u64,
     /// The decided tip of each lane.
     pub tips: Vec<Tip>,
     /// Chain hashes that READY may name, oldest first.
     pub known: VecDeque<(Sequence, Hash)>,
-    /// Conduct of each member.
+    /// The conduct of each member.
     pub conduct: Vec<Conduct>,
-    /// Who is banned, in the order in which it happened.
+    /// The banned validators, in the order of their bans.
     pub bans: Vec<NodeId>,
-    /// Leader statistics of the epoch.
+    /// The statistics of the epoch's leaders.
     pub leaders: Leaders,
-    /// Short hashes of all keys that ever were in use.
+    /// The fingerprints of all keys that ever were in use.
     pub keys: BTreeSet<Hash>,
-    /// Whether the epoch ended with this sequence; then its successor's hash.
+    /// The hash of the next epoch's validators, if the epoch ended with this sequence.
     pub successor: Option<Hash>,
 }
 
-/// What executing a sequence's system items led to.
+/// The result of executing the system items of a sequence.
 #[derive(Clone, Debug, Default)]
 pub struct Judged {
-    /// Evidence that counted, in its order.
+    /// The evidence that counted, in the order of execution.
     pub counted: Vec<(Offence, Evidence)>,
-    /// The validators of the next epoch, if this sequence ended its own.
+    /// The validators of the next epoch, if this sequence ended the epoch.
     pub successor: Option<Arc<Validators>>,
 }
 
@@ -120,7 +123,8 @@ impl ChainState {
         }
     }
 
-    /// The hash of all of it and of the validators: equal on all nodes after the same sequence.
+    /// The hash of this state and of the validators. It is equal on all honest nodes after the same
+    /// sequence.
     #[must_use]
     pub fn root(&self, validators: &Validators) -> Hash {
         TaggedHasher::new("creto state v1").with(self).with(&validators.hash()).finish()
@@ -132,7 +136,7 @@ impl ChainState {
         self.keys.contains(&key.fingerprint())
     }
 
-    /// Whether READY may name this.
+    /// Whether a READY may name this sequence with this chain hash.
     #[must_use]
     pub fn knows(&self, sequence: Sequence, chain_hash: Hash) -> bool {
         self.known.contains(&(sequence, chain_hash))
@@ -147,8 +151,8 @@ impl ChainState {
             .map_or(FULL_REPUTATION, Conduct::reputation)
     }
 
-    /// Who is banned: the first max(1, f) that violations took there, nobody below three
-    /// validators. A banned one stays a voter, so that a ban never costs a quorum.
+    /// The banned validators that are treated as such: the first max(1, f), and none in a chain of
+    /// fewer than three. A banned validator stays a voter, so that a ban never costs a quorum.
     pub fn banned<'a>(
         &'a self,
         validators: &Validators,
@@ -157,9 +161,9 @@ impl ChainState {
         self.bans.iter().copied().take(most)
     }
 
-    /// Whose views nobody wants: the banned, and those whose last two views below the newest
-    /// record's origin gave none; at most f, the banned first, then the most recent. Now and then
-    /// the failed are tried again.
+    /// The validators whose views no node wants: the banned ones, then those whose last two views
+    /// below the origin of the newest record gave no record, the most recent failure first; at most
+    /// f in all. In one rotation of eight only the banned ones are skipped.
     #[must_use]
     pub fn skipped(&self, validators: &Validators) -> BTreeSet<NodeId> {
         let n = validators.members.len() as u64;
@@ -188,7 +192,7 @@ impl ChainState {
         self.banned(validators).chain(failed.into_iter().map(|(_, id)| id)).take(most).collect()
     }
 
-    /// Takes in what a record decided beside its system items.
+    /// Applies a record, except for its system items and outcomes.
     pub fn executed(
         &mut self,
         validators: &Validators,
@@ -217,8 +221,8 @@ impl ChainState {
         }
     }
 
-    /// Judges the system items of an executed sequence, in its order. They are judged here, from
-    /// the state that all share, and never on arrival; a bad one has no effect. Called after
+    /// Judges the system items of an executed sequence, in the order of execution, from the state
+    /// that all nodes share. An invalid item has no effect. This is called after
     /// [`Self::executed`].
     pub fn judge_items(
         &mut self,
@@ -233,8 +237,8 @@ impl ChainState {
         for (author, item) in vertices.iter().flat_map(|vertex| {
             vertex.vertex().items.iter().map(|item| (vertex.header().author, item))
         }) {
-            // Bad items cost signature checks on every node: a few of each author, and its others
-            // are void here.
+            // Invalid items cost signature checks on every node, so only the first few of each
+            // author are judged and its others are void.
             let count = judged_of.entry(author).or_default();
             *count += 1;
             if *count > MAX_ITEMS {
@@ -255,7 +259,8 @@ impl ChainState {
                         judged.successor = Some(Arc::new(next));
                     }
                 }
-                // The first valid one ended the epoch; its sender looks again.
+                // The first valid order ended the epoch. The sender of this one has to make a new
+                // order.
                 Item::Reconfig(_) => {}
             }
         }
@@ -263,8 +268,9 @@ impl ChainState {
         judged
     }
 
-    /// Whether evidence could still count: of this epoch or the one before, of a key that still
-    /// answers, not counted yet. Signatures are not looked at, and not worth it where this says no.
+    /// The offence, if the evidence could still count: it is of this epoch or the previous one, the
+    /// accused key still answers for it, and it did not count yet. Signatures are not checked here.
+    /// They need not be checked where this returns nothing.
     #[must_use]
     pub fn could_count(&self, validators: &Validators, evidence: &Evidence) -> Option<Offence> {
         let offence = evidence.offence()?;

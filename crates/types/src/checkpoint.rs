@@ -1,5 +1,5 @@
-//! Checkpoints: what a quorum says the state is. They close what lies below, prove ranges of
-//! records to laggards, and one of them ends each epoch.
+//! Checkpoints: signed statements about the state after a sequence. A quorum of them lets nodes
+//! drop votes below, proves ranges of records to nodes that are behind, and ends each epoch.
 
 use crate::{
     certificate::{CertificateError, verify_quorum},
@@ -12,7 +12,7 @@ use crate::{
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
-/// The state after a sequence, as it is signed.
+/// The state after a sequence, in the form that is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct CheckpointState {
     /// The epoch that executed the sequence.
@@ -23,33 +23,33 @@ pub struct CheckpointState {
     pub chain_hash: Hash,
     /// The decided tip of each lane.
     pub tips: Vec<Tip>,
-    /// The hash of all else that follows from the chain ([`crate::ChainState::root`]).
+    /// The hash of all other state that follows from the chain ([`crate::ChainState::root`]).
     pub root: Hash,
-    /// At an epoch's end: the hash of the next epoch's [`Validators`].
+    /// At the end of an epoch, the hash of the next epoch's [`Validators`].
     pub successor: Option<Hash>,
 }
 
 impl CheckpointState {
-    /// What a member signs.
+    /// The bytes that a member signs.
     #[must_use]
     pub fn signing_message(&self, chain_id: Hash) -> Vec<u8> {
         Domain { chain_id, epoch: self.epoch }.signing_message("creto checkpoint v1", self)
     }
 }
 
-/// One member's word for a state.
+/// One member's signature over a state.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Checkpoint {
     /// The state.
     pub state: CheckpointState,
-    /// Who signs.
+    /// The member that signs.
     pub node: NodeId,
-    /// Its signature over the state.
+    /// The member's signature over the state.
     pub signature: Signature,
 }
 
 impl Checkpoint {
-    /// Whether it is signed by the member that it names.
+    /// Whether the member that the checkpoint names signed it.
     #[must_use]
     pub fn verifies(
         &self,
@@ -65,18 +65,18 @@ impl Checkpoint {
     }
 }
 
-/// The word of a quorum for one state. It proves itself. That of an epoch's end opens the next
+/// A quorum's signatures over one state. The certificate at the end of an epoch opens the next
 /// epoch.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct CheckpointCertificate {
     /// The state.
     pub state: CheckpointState,
-    /// Members and signatures, in order of the members.
+    /// The members and their signatures, in ascending order of the members.
     pub signatures: Vec<(NodeId, Signature)>,
 }
 
 impl CheckpointCertificate {
-    /// Verifies it against the members of its epoch.
+    /// Verifies the certificate against the members of its epoch.
     ///
     /// # Errors
     /// The first thing that is wrong.

@@ -1,5 +1,6 @@
-//! Keys and signatures as the protocol sees them: ML-DSA-87 (FIPS 204) bytes. Who computes them is
-//! the caller's choice, through [`Signer`] and [`Verifier`].
+//! Keys and signatures as the protocol sees them: ML-DSA-87 (FIPS 204) bytes. The caller supplies
+//! the computation through [`Signer`] and [`Verifier`], so that this crate needs no cryptographic
+//! library.
 
 use crate::Hash;
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -15,7 +16,7 @@ macro_rules! fixed_bytes {
             /// The number of bytes.
             pub const SIZE: usize = $size;
 
-            /// Takes exactly [`Self::SIZE`] bytes, or nothing.
+            /// Copies exactly [`Self::SIZE`] bytes; `None` for any other length.
             #[must_use]
             pub fn from_slice(bytes: &[u8]) -> Option<Self> {
                 Some(Self(Box::new(bytes.try_into().ok()?)))
@@ -56,13 +57,14 @@ fixed_bytes!(
     2592
 );
 fixed_bytes!(
-    /// An ML-DSA-87 signature. Signing is randomised: never compare two, never hash one into an id.
+    /// An ML-DSA-87 signature. Signing is randomised, so signatures must not be compared or hashed
+    /// into an id.
     Signature,
     4627
 );
 
 impl PublicKey {
-    /// What names a key in configuration and status: the BLAKE3 hash of its bytes.
+    /// The BLAKE3 hash of the key's bytes. It names the key in configuration and status.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         Hash::of_bytes(self.as_bytes())
@@ -71,13 +73,13 @@ impl PublicKey {
 
 /// Checks signatures.
 pub trait Verifier: Send + Sync {
-    /// Whether `signature` is `key`'s over `message`.
+    /// Whether `signature` is a signature by `key` over `message`.
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool;
 }
 
-/// Makes signatures with one key.
+/// Signs with one key.
 pub trait Signer: Send + Sync {
-    /// The key that verifies what this signs.
+    /// The public key that verifies this signer's signatures.
     fn public_key(&self) -> &PublicKey;
     /// A signature over `message`.
     fn sign(&self, message: &[u8]) -> Signature;

@@ -1,5 +1,5 @@
-//! Evidence: two signed objects of one key that contradict each other. It holds heads only, never
-//! data.
+//! Evidence: two objects signed by one key that contradict each other. Evidence holds headers and
+//! votes and never data, so that it stays small and verifies offline.
 
 use crate::{
     crypto::{Signature, Verifier},
@@ -17,38 +17,38 @@ use borsh::{BorshDeserialize, BorshSerialize};
 /// A vertex's header as it was signed.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct SignedHeader {
-    /// What is signed.
+    /// The signed header.
     pub header: VertexHeader,
-    /// The author's signature over it.
+    /// The author's signature over the header.
     pub signature: Signature,
 }
 
-/// A proof that one validator broke a rule. Which two objects contradict each other is decided by
-/// their content, never by signature bytes: signing is randomised.
+/// A proof that one validator broke a rule. Two objects contradict each other by their content and
+/// never by their signature bytes, because signing is randomised.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Evidence {
-    /// Two vertices of one slot.
+    /// Two different vertices of one slot: the same author, epoch and height.
     Fork(Box<SignedHeader>, Box<SignedHeader>),
-    /// Two votes of one step that differ. A PRE-PREPARE is its leader's PREPARE.
+    /// Two votes of one step with different digests. A PRE-PREPARE counts as its leader's PREPARE.
     Votes(Vote, Vote),
     /// A COMMIT, and a VIEW-CHANGE of a later view that conceals it.
     Concealed(Vote, ViewChangeHead, Signature),
 }
 
-/// What an offence is about. Each counts once.
+/// An offence. Each counts once, however many pieces of evidence prove it.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
 )]
 pub struct Offence {
-    /// The epoch of both objects.
+    /// The epoch of both contradicting objects.
     pub epoch: Epoch,
-    /// Who did it.
+    /// The validator that signed both.
     pub accused: NodeId,
-    /// The kind.
+    /// The kind, with its slot or step.
     pub kind: OffenceKind,
 }
 
-/// The kinds of offence, with what tells two of one kind apart.
+/// The kinds of offence. The fields tell offences of one kind apart.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
 )]
@@ -62,7 +62,7 @@ pub enum OffenceKind {
 }
 
 impl OffenceKind {
-    /// A fixed word for metrics and status.
+    /// The fixed word that metrics and status use for the kind.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -75,8 +75,8 @@ impl OffenceKind {
 }
 
 impl Evidence {
-    /// What it proves, if the two objects contradict each other; their signatures are not looked
-    /// at.
+    /// The offence that the two objects prove if they contradict each other. Signatures are not
+    /// checked here.
     #[must_use]
     pub fn offence(&self) -> Option<Offence> {
         match self {
@@ -120,7 +120,7 @@ impl Evidence {
         }
     }
 
-    /// Whether both objects are signed by the accused, with its key in the epoch of `validators`.
+    /// Whether the accused signed both objects with its key in the epoch of `validators`.
     #[must_use]
     pub fn is_signed(
         &self,

@@ -1,5 +1,5 @@
-//! The genesis: what all validators of a chain agree on before the first decision. Its hash is the
-//! chain id.
+//! The genesis: everything that the validators of a chain agree on before the first decision. Its
+//! hash is the chain id, so a change of any field makes another chain.
 
 use crate::{
     crypto::{PublicKey, Signature, Verifier},
@@ -19,8 +19,8 @@ pub struct GenesisMember {
     pub name: String,
     /// Its public key.
     pub key: PublicKey,
-    /// Its signature over [`Genesis::possession_message`]: nobody can enter a key that he does not
-    /// hold.
+    /// The validator's signature over [`Genesis::possession_message`], which proves that it holds
+    /// the key.
     pub proof: Signature,
 }
 
@@ -33,20 +33,20 @@ pub struct Genesis {
     pub admin_key: PublicKey,
     /// The validators, in order of their ids.
     pub members: Vec<GenesisMember>,
-    /// What the faulty are assumed to do.
+    /// The assumption about faulty nodes.
     pub fault_model: FaultModel,
     /// Intervals that all nodes share.
     pub parameters: Parameters,
-    /// When it was made, in Unix milliseconds: the time of sequence 0.
+    /// The time of sequence 0, in Unix milliseconds.
     pub created_ms: u64,
 }
 
 /// A genesis with the admin key's signature.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct SignedGenesis {
-    /// The agreement.
+    /// The signed genesis.
     pub genesis: Genesis,
-    /// By [`Genesis::admin_key`] over [`Genesis::signing_message`].
+    /// The signature of [`Genesis::admin_key`] over [`Genesis::signing_message`].
     pub signature: Signature,
 }
 
@@ -59,7 +59,7 @@ pub enum GenesisError {
     /// The crash model is for small development clusters.
     #[error("fault model `crash` is for at most 3 validators, this genesis names {0}")]
     CrashModel(usize),
-    /// Intervals that no cluster can run with.
+    /// Intervals with which no cluster can run.
     #[error(
         "its parameters are not sound: no interval may be 0, the window is at least two checkpoint intervals, and recent_payloads at least {MAX_MEMBERS}"
     )]
@@ -73,7 +73,7 @@ pub enum GenesisError {
     /// A member without proof that it holds its key.
     #[error("the proof of possession of validator {0:?} does not verify")]
     Possession(String),
-    /// Signed by somebody else, or changed after signing.
+    /// A signature by another key, or a genesis that was changed after signing.
     #[error("the admin key's signature does not verify")]
     Signature,
 }
@@ -85,20 +85,21 @@ impl Genesis {
         TaggedHasher::new("creto genesis v1").with(self).finish()
     }
 
-    /// What the admin key signs.
+    /// The bytes that the admin key signs.
     #[must_use]
     pub fn signing_message(&self) -> Vec<u8> {
         [b"creto genesis signature v1".as_slice(), &self.chain_id().0].concat()
     }
 
-    /// What a validator's key signs to prove that it is held for this cluster and this name.
+    /// The bytes that a validator's key signs to prove possession. They name the cluster and the
+    /// validator, so the proof is valid for no other.
     #[must_use]
     pub fn possession_message(cluster_uid: &str, name: &str) -> Vec<u8> {
         let hash = TaggedHasher::new("creto possession v1").with(&cluster_uid).with(&name).finish();
         [b"creto possession v1".as_slice(), &hash.0].concat()
     }
 
-    /// The validators with the ids that their order gives them.
+    /// The validators, numbered in their order.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         let ids = (0..).map(NodeId);
@@ -121,7 +122,7 @@ impl Genesis {
         }
     }
 
-    /// The counts that this genesis gives.
+    /// The quorum sizes of epoch 0.
     #[must_use]
     pub const fn quorum(&self) -> Quorum {
         Quorum::new(self.members.len(), self.fault_model)

@@ -1,4 +1,5 @@
-//! BLAKE3 hashes. Every one is over a domain tag, so that no two kinds of object can share a hash.
+//! BLAKE3 hashes. The hash of an object includes a tag for its kind, so that no two kinds of object
+//! can share a hash.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::{fmt, str::FromStr};
@@ -10,10 +11,10 @@ use std::{fmt, str::FromStr};
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
-    /// What stands where nothing came before: the parent of a lane's first vertex.
+    /// The hash that stands for nothing, such as the parent of a lane's first vertex.
     pub const ZERO: Self = Self([0; 32]);
 
-    /// The hash of plain bytes, without a tag (key fingerprints).
+    /// The hash of plain bytes without a tag. Fingerprints of keys are such hashes.
     #[must_use]
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
@@ -57,7 +58,7 @@ impl FromStr for Hash {
     }
 }
 
-/// Feeds a hasher with the canonical encoding of what it is given.
+/// A hasher over the canonical encodings of values, within the domain of a tag.
 pub struct TaggedHasher(blake3::Hasher);
 
 impl TaggedHasher {
@@ -70,15 +71,15 @@ impl TaggedHasher {
     /// Adds a value's canonical encoding.
     #[must_use]
     pub fn with(mut self, value: &impl BorshSerialize) -> Self {
-        // A hasher takes every byte, and our objects have no length beyond u32: neither side of
-        // this can fail.
+        // A hasher accepts every byte, and no bounded object has a length beyond u32, so this
+        // cannot fail.
         if borsh::to_writer(&mut self.0, value).is_err() {
             unreachable!("hashing never fails to take bytes");
         }
         self
     }
 
-    /// The hash of all that was added.
+    /// The hash of all values that were added.
     #[must_use]
     pub fn finish(self) -> Hash {
         Hash(*self.0.finalize().as_bytes())

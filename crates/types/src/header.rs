@@ -1,4 +1,5 @@
-//! The signed part of a vertex.
+//! The header of a vertex: the part that the author signs. It names the payloads and items by their
+//! roots.
 
 use crate::{
     domain::Domain,
@@ -8,24 +9,25 @@ use crate::{
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
-/// What a vertex's id and signature cover.
+/// The fields that the id and the signature of a vertex cover.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct VertexHeader {
-    /// The epoch that it was made in.
+    /// The epoch in which the vertex was sealed.
     pub epoch: Epoch,
-    /// Its author, whose lane it is in.
+    /// The author, in whose lane the vertex is.
     pub author: NodeId,
-    /// Its place in the lane.
+    /// The position in the lane.
     pub height: Height,
-    /// The author's previous vertex.
+    /// The id of the author's previous vertex.
     pub parent: Hash,
-    /// Parents in other lanes: at most one for each, in order of their authors.
+    /// Parents in other lanes: at most one for each lane, in order of the lanes' authors.
     pub links: Vec<Link>,
-    /// The author's claim of when it was made, Unix milliseconds. Indexed, never decided on.
+    /// The time of sealing as the author claims it, in Unix milliseconds. It is indexed, and no
+    /// decision depends on it.
     pub timestamp_ms: u64,
     /// The Merkle root of the payload ids.
     pub payload_root: Hash,
-    /// The bytes that the payloads take.
+    /// The number of bytes that the payloads take.
     pub payload_bytes: u32,
     /// The hash of the system items; [`Hash::ZERO`] if there are none.
     pub items_root: Hash,
@@ -40,13 +42,14 @@ impl VertexHeader {
         domain.id(ID, self)
     }
 
-    /// What its author signs.
+    /// The bytes that the author signs.
     #[must_use]
     pub fn signing_message(&self, domain: &Domain) -> Vec<u8> {
         domain.signing_message(ID, self)
     }
 
-    /// Every parent: the own-lane one, then the links. The edges of the DAG.
+    /// The ids of all parents: the one in the own lane, then the links. They are the edges of the
+    /// DAG.
     pub fn parents(&self) -> impl Iterator<Item = Hash> + '_ {
         std::iter::once(self.parent)
             .filter(|p| *p != Hash::ZERO)

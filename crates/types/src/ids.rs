@@ -10,7 +10,7 @@ macro_rules! number {
         pub struct $name(pub $inner);
 
         impl $name {
-            /// The one after this. Overflow stops the node: no honest history is that long.
+            /// The next number. Overflow stops the node, because no honest history is that long.
             #[must_use]
             pub const fn next(self) -> Self {
                 Self(self.0 + 1)
@@ -26,12 +26,13 @@ macro_rules! number {
 }
 
 number!(
-    /// A validator's id: given once, in order, and never again. The position of its lane is that of
-    /// its id among the members of the epoch ([`crate::Validators::position`]).
+    /// The id of a validator. Ids are given in order and never given again. The position of a
+    /// validator's lane is the position of its id among the members of the epoch
+    /// ([`crate::Validators::position`]).
     NodeId(u32)
 );
 number!(
-    /// PBFT's view: the term of one leader.
+    /// The term of one leader. A view change replaces the leader.
     View(u64)
 );
 number!(
@@ -39,8 +40,8 @@ number!(
     Sequence(u64)
 );
 number!(
-    /// The position of a vertex in its author's lane. 0 is "no vertex yet"; the first vertex has
-    /// height 1.
+    /// The position of a vertex in its author's lane. The first vertex has height 1; 0 stands for
+    /// an empty lane.
     Height(u64)
 );
 number!(

@@ -1,4 +1,5 @@
-//! System items: what the protocol itself puts into vertices.
+//! System items, which the protocol itself puts into vertices. The rule: an item is judged when it
+//! is executed, from the state that all nodes share, and never when it arrives.
 
 use crate::{
     evidence::Evidence,
@@ -11,8 +12,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 /// The most system items in one vertex.
 pub const MAX_ITEMS: usize = 4;
 
-/// What the protocol itself puts into a vertex. Judged when it is executed, never on arrival; a bad
-/// one has no effect.
+/// An object that the protocol itself puts into a vertex. An invalid item has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Item {
     /// A proof that a validator broke a rule.
@@ -21,7 +21,7 @@ pub enum Item {
     Reconfig(Box<SignedReconfig>),
 }
 
-/// The bytes that system items take in a vertex.
+/// The number of bytes that system items take in a vertex.
 #[must_use]
 pub fn items_bytes(items: &[Item]) -> usize {
     if items.is_empty() { 0 } else { encode(&items).len() }

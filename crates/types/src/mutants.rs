@@ -1,8 +1,8 @@
-//! Deliberate breakages of single rules. The simulator must catch each one: a check that no mutant
-//! fails checks nothing.
+//! Deliberate breakages of single rules. The simulator must notice each one, because a check that
+//! no mutant fails checks nothing.
 //!
-//! Only there with the feature `mutants`; without it [`mutant!`] is `false` and the compiler drops
-//! the branch.
+//! Mutants exist only with the feature `mutants`. Without it [`mutant!`] is `false` and the
+//! compiler drops the branch.
 
 /// Whether this thread runs the engine with that rule broken.
 #[macro_export]
@@ -52,10 +52,10 @@ mod switch {
             }
 
             impl Mutant {
-                /// All of them.
+                /// Every mutant.
                 pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-                /// The rule that it breaks.
+                /// The rule that the mutant breaks.
                 #[must_use]
                 pub const fn rule(self) -> &'static str {
                     match self {
@@ -109,7 +109,7 @@ mod switch {
         static BROKEN: Cell<Option<Mutant>> = const { Cell::new(None) };
     }
 
-    /// Breaks a rule for every engine of this thread, or none.
+    /// Breaks one rule for every engine of this thread, or none.
     pub fn set(mutant: Option<Mutant>) {
         BROKEN.set(mutant);
     }

@@ -1,4 +1,5 @@
-//! What clients submit, and what becomes of it.
+//! Payloads, which clients submit, and their outcomes. The rule: a payload takes effect at most
+//! once within its validity, whichever nodes it was sent to.
 
 use crate::{
     hash::{Hash, TaggedHasher},
@@ -9,20 +10,19 @@ use borsh::{BorshDeserialize, BorshSerialize};
 /// The most bytes of data in one payload.
 pub const MAX_PAYLOAD_DATA: usize = 128 * 1024;
 
-/// How far ahead of a decision's time a payload's `valid_until` may lie, in milliseconds.
+/// The most milliseconds by which a payload's `valid_until` may lie after a decision's time.
 pub const VALIDITY_WINDOW_MS: u64 = 60_000;
 
-/// An executed payload is remembered for at most so long after its decision's time, in
-/// milliseconds: the window, to the second.
+/// The most milliseconds after its decision's time for which an executed payload is remembered: the
+/// validity window, rounded up by a second.
 pub const REMEMBERED_MS: u64 = VALIDITY_WINDOW_MS + 1_000;
 
-/// A client's payload. Its id is the hash of all of it, so the same bytes are known again wherever
-/// they are sent.
+/// A client's payload. Its id is the hash of all fields, so every node recognises the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Payload {
-    /// Chosen by the client (or at random by the API): tells equal data apart.
+    /// Tells payloads with equal data apart. The client chooses it, or the API at random.
     pub key: [u8; 16],
-    /// Unix milliseconds after which it can never execute.
+    /// The time, in Unix milliseconds, after which the payload can no longer execute.
     pub valid_until_ms: u64,
     /// What it is filed under, if the client says so.
     pub topic: Option<Topic>,
@@ -31,8 +31,8 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The id. Bound to the chain but, alone among all ids, not to the epoch: the same bytes must
-    /// be known again in the next one.
+    /// The id. Unlike every other id it is bound to the chain only and not to the epoch, because
+    /// the same bytes must be recognised in the next epoch.
     #[must_use]
     pub fn id(&self, chain_id: Hash) -> Hash {
         TaggedHasher::new("creto payload v2").with(&chain_id).with(self).finish()

@@ -9,26 +9,26 @@ use crate::{
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
-/// For each lane, in order, the vertex up to which it is decided.
+/// One tip for each lane, in order of the lanes. Everything up to the tips is decided.
 pub type Cut = Vec<Tip>;
 
-/// What a leader proposes for one sequence. A re-proposal in a later view keeps every byte.
+/// A leader's proposal for one sequence. A re-proposal in a later view keeps every byte.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Proposal {
-    /// The sequence.
+    /// The sequence that it is for.
     pub sequence: Sequence,
-    /// The chain hash of the sequence before.
+    /// The chain hash after the previous sequence.
     pub prev: Hash,
-    /// The decision's time, Unix milliseconds; never goes back.
+    /// The decision's time in Unix milliseconds, which never goes back.
     pub time_ms: u64,
-    /// The view that first proposed it.
+    /// The view in which it was first proposed.
     pub origin_view: View,
     /// The tips that it decides.
     pub cut: Cut,
 }
 
 impl Proposal {
-    /// The digest that is voted on.
+    /// The digest, which votes name.
     #[must_use]
     pub fn digest(&self, domain: &Domain) -> Hash {
         domain.id("creto proposal v1", self)

@@ -1,30 +1,31 @@
-//! How many make a quorum.
+//! The sizes of quorums for a number of validators. Safety rests on two properties of them, which a
+//! test checks for every size: two quorums share an honest node, and a weak quorum has one.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// The most validators a chain can have.
 pub const MAX_MEMBERS: usize = 31;
 
-/// What the faulty nodes are assumed to do.
+/// The assumption about faulty nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum FaultModel {
-    /// Anything at all.
+    /// Faulty nodes may do anything, including lies to different nodes.
     Byzantine,
-    /// Only stop. At most 3 validators; tolerates no lie.
+    /// Faulty nodes only stop. This model is for at most 3 validators and tolerates no lie.
     Crash,
 }
 
 /// The counts that follow from the number of validators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quorum {
-    /// Validators.
+    /// The number of validators.
     pub n: usize,
-    /// How many may be faulty. Under [`FaultModel::Crash`]: silent.
+    /// The number that may be faulty; under [`FaultModel::Crash`], silent.
     pub f: usize,
-    /// Quorum: any two share an honest node.
+    /// The size of a quorum. Any two quorums share an honest node.
     pub q: usize,
-    /// Weak quorum, 2q - n: one of them is honest. Everything believed without a certificate needs
-    /// it.
+    /// The size of a weak quorum, 2q - n, of which at least one node is honest. A claim without a
+    /// certificate is believed only from a weak quorum.
     pub w: usize,
 }
 

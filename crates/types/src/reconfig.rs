@@ -1,6 +1,5 @@
-//! Changes of the validators: what the admin key orders, and when it is valid.
-//!
-//! The first valid RECONFIG that a sequence executes ends its epoch there.
+//! Orders of the admin key that change the validators. The first valid RECONFIG that a sequence
+//! executes ends the epoch at that sequence.
 
 use crate::{
     crypto::{PublicKey, Signature},
@@ -14,43 +13,43 @@ use borsh::{BorshDeserialize, BorshSerialize};
 /// One step from one set of validators to the next.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Change {
-    /// A new validator, with the next id.
+    /// Adds a validator with the next id.
     Add {
-        /// Its name.
+        /// The name of the new validator.
         name: String,
-        /// Its key.
+        /// The key of the new validator.
         key: PublicKey,
     },
-    /// One validator less.
+    /// Removes a validator.
     Remove {
-        /// Which.
+        /// The validator to remove.
         id: NodeId,
     },
-    /// A validator changes its key, which it still has.
+    /// Gives a validator a new key while it still holds the old one.
     Rotate {
-        /// Which.
+        /// The validator that rotates its key.
         id: NodeId,
         /// The new key.
         key: PublicKey,
     },
-    /// A validator that lost its volume gets a new key, which has never voted.
+    /// Gives a validator that lost its volume a new key, which has never voted.
     Replace {
-        /// Which.
+        /// The validator that is replaced.
         id: NodeId,
         /// The new key.
         key: PublicKey,
     },
-    /// Another admin key.
+    /// Replaces the admin key.
     RotateAdmin {
         /// The new key.
         key: PublicKey,
     },
-    /// Other shared intervals.
+    /// Replaces the shared intervals.
     SetParameters(Parameters),
 }
 
 impl Change {
-    /// The key that it brings in.
+    /// The key that the change brings in, if there is one.
     #[must_use]
     pub const fn new_key(&self) -> Option<&PublicKey> {
         match self {
@@ -63,36 +62,37 @@ impl Change {
     }
 }
 
-/// A new key's word that its node follows the chain: it knows a recent chain hash.
+/// The claim of a new key that its node follows the chain, shown by a recent chain hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Ready {
-    /// One of the last 64 sequences that 64 divides; 0 is the genesis.
+    /// One of the last 64 multiples of 64; 0 is the genesis.
     pub sequence: Sequence,
-    /// The chain hash there.
+    /// The chain hash after that sequence.
     pub chain_hash: Hash,
 }
 
-/// What the admin orders.
+/// The content of an order.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Reconfig {
-    /// The epoch that it ends.
+    /// The epoch that the order ends.
     pub epoch: Epoch,
-    /// Void in decisions after this time, and more than a minute before it; Unix milliseconds.
+    /// The order is void in decisions after this time and in those more than a minute before it;
+    /// Unix milliseconds.
     pub valid_until_ms: u64,
-    /// The step.
+    /// The change of the validators.
     pub change: Change,
-    /// What the new key knows; needed by add and replace.
+    /// The recent chain hash that the new key knows. Adding and replacing need it.
     pub ready: Option<Ready>,
 }
 
 impl Reconfig {
-    /// What the admin key signs, and the old key of a rotation.
+    /// The bytes that the admin key signs, and in a rotation the old key, too.
     #[must_use]
     pub fn signing_message(&self, chain_id: Hash) -> Vec<u8> {
         Domain { chain_id, epoch: self.epoch }.signing_message("creto reconfig v1", self)
     }
 
-    /// What the new key signs: the epoch, the change and what it knows.
+    /// The bytes that the new key signs: the epoch, the change and the chain hash that it knows.
     #[must_use]
     pub fn possession_message(&self, chain_id: Hash) -> Vec<u8> {
         Domain { chain_id, epoch: self.epoch }
@@ -105,36 +105,37 @@ impl Reconfig {
 pub struct SignedReconfig {
     /// The order.
     pub reconfig: Reconfig,
-    /// The admin key's.
+    /// The admin key's signature.
     pub admin: Signature,
-    /// The new key's, if there is one.
+    /// The new key's signature, if the change brings a key in.
     pub new_key: Option<Signature>,
-    /// The old key's, if a validator rotates (an admin key's old key is the admin).
+    /// The old key's signature, if a validator rotates its key. In a rotation of the admin key the
+    /// old key is the admin key, which signs anyway.
     pub old_key: Option<Signature>,
 }
 
 /// Why an order is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Void {
-    /// Made for another epoch, too late, or for more than a minute ahead.
+    /// The order is for another epoch, too late, or valid for more than a minute.
     #[error("it is not of this epoch, too late, or valid for more than a minute")]
     Late,
-    /// A signature that is missing or does not verify.
+    /// A signature is missing or does not verify.
     #[error("a signature is missing or does not verify")]
     Signature,
-    /// A key that is or was in use.
+    /// The new key is or was in use.
     #[error("its key is or was in use")]
     KeyUsed,
-    /// No such validator, or a name that is taken.
+    /// There is no such validator, or the name is taken.
     #[error("there is no such validator, or its name is taken")]
     Member,
-    /// A number of validators that the protocol does not know.
+    /// The protocol does not know the resulting number of validators.
     #[error("it leads to a number of validators that cannot be")]
     Count,
     /// The new key's node does not know the chain.
     #[error("READY is missing or not of this chain")]
     Ready,
-    /// Parameters that no cluster can run with.
+    /// No cluster can run with the parameters.
     #[error("its parameters are not sound")]
     Parameters,
 }

@@ -21,17 +21,18 @@ use borsh::{BorshDeserialize, BorshSerialize};
     BorshDeserialize,
 )]
 pub struct Tip {
-    /// The height; 0 is the beginning of the lane.
+    /// The height of the vertex; 0 at the beginning of the lane.
     pub height: Height,
-    /// The vertex there; [`Hash::ZERO`] at the beginning.
+    /// The id of the vertex; [`Hash::ZERO`] at the beginning of the lane.
     pub id: Hash,
 }
 
-/// A link to another lane's newest vertex that the author held. Never waited for.
+/// A link to the newest vertex of another lane that the author held. A node accepts a vertex before
+/// it has the vertices that its links name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Link {
-    /// That lane's author.
+    /// The author of the other lane.
     pub author: NodeId,
-    /// The place in it.
+    /// The place in the other lane.
     pub tip: Tip,
 }

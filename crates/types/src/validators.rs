@@ -1,4 +1,5 @@
-//! The validators of one epoch, and all else that they must agree on.
+//! The validators of one epoch and everything else that they must agree on. It is fixed until the
+//! epoch ends.
 
 use crate::{
     crypto::PublicKey,
@@ -16,28 +17,28 @@ pub(crate) const MAX_NAME: usize = 253;
 pub struct Member {
     /// Its id.
     pub id: NodeId,
-    /// What people call it: the pod's name.
+    /// The name for people: that of the pod.
     pub name: String,
     /// The key that signs its vertices and votes.
     pub key: PublicKey,
-    /// The epoch from which on it answers for itself: evidence of an earlier one is about another
-    /// key that was lost.
+    /// The first epoch for which the member answers. Evidence of an earlier epoch is about a key
+    /// that was lost and replaced.
     pub since: Epoch,
 }
 
-/// Intervals and sizes that all nodes must share. Changed by a RECONFIG only.
+/// Intervals and sizes that all nodes must share. Only a RECONFIG changes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Parameters {
-    /// A checkpoint is signed at each sequence that this divides.
+    /// A checkpoint is signed at each multiple of this number.
     pub checkpoint_interval: u64,
-    /// Nothing is prepared further than this above the stable checkpoint.
+    /// No sequence is prepared that is further than this above the stable checkpoint.
     pub window: u64,
-    /// After so many sequences the leader's term is over.
+    /// The number of sequences after which a leader's term is over.
     pub term_sequences: u64,
-    /// After so long, in milliseconds, with work, the leader's term is over.
+    /// The time in milliseconds after which the term of a leader with work is over.
     pub term_ms: u64,
-    /// So many executed payloads are remembered while they are still valid; each lane has an equal
-    /// share of them.
+    /// The number of executed payloads that are remembered while they are still valid. Each lane
+    /// has an equal share of it.
     pub recent_payloads: u64,
 }
 
@@ -65,18 +66,18 @@ impl Parameters {
     }
 }
 
-/// Everything that the nodes of one epoch agree on. Fixed until the epoch ends.
+/// Everything that the nodes of one epoch agree on.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Validators {
     /// The epoch.
     pub epoch: Epoch,
-    /// The members, by id.
+    /// The members, in ascending order of their ids.
     pub members: Vec<Member>,
-    /// The id that the next one to join will get.
+    /// The id of the next validator to join.
     pub next_id: NodeId,
     /// The key that signs reconfigurations.
     pub admin_key: PublicKey,
-    /// What the faulty are assumed to do.
+    /// The assumption about faulty nodes.
     pub fault_model: FaultModel,
     /// Shared intervals.
     pub parameters: Parameters,
@@ -85,19 +86,20 @@ pub struct Validators {
 }
 
 impl Validators {
-    /// The counts that their number gives.
+    /// The quorum sizes for this number of members.
     #[must_use]
     pub const fn quorum(&self) -> Quorum {
         Quorum::new(self.members.len(), self.fault_model)
     }
 
-    /// How many executed payloads of one lane are remembered while they are still valid.
+    /// One lane's share of the executed payloads that are remembered while they are still valid.
     #[must_use]
     pub fn payload_share(&self) -> u64 {
         self.parameters.recent_payloads / self.members.len().max(1) as u64
     }
 
-    /// The leader of a view: a fixed function of epoch and view, never of local state.
+    /// The leader of a view. It is a fixed function of epoch and view and does not depend on local
+    /// state.
     #[must_use]
     pub fn leader(&self, view: View) -> NodeId {
         let n = self.members.len().max(1) as u64;
@@ -134,7 +136,8 @@ impl Validators {
         self.members.iter().map(|member| member.id)
     }
 
-    /// The hash of all of it: what the forced checkpoint at an epoch's end names.
+    /// The hash of all fields. The forced checkpoint at the end of an epoch names its successor by
+    /// this hash.
     #[must_use]
     pub fn hash(&self) -> Hash {
         TaggedHasher::new("creto validators v1").with(self).finish()

@@ -1,4 +1,6 @@
-//! Vertices: the DAG's blocks of payloads, one lane for each author.
+//! Vertices: the signed blocks of payloads that form the DAG, with one lane for each author. The
+//! rule: only a [`CheckedVertex`] is believed, and making one checks everything that needs no
+//! state.
 
 use crate::{
     crypto::{PublicKey, Signature, Signer, Verifier},
@@ -17,10 +19,11 @@ use borsh::{BorshDeserialize, BorshSerialize};
 /// The most bytes of payloads and system items in one vertex.
 pub const MAX_BODY: usize = 256 * 1024;
 
-/// The most payloads in one vertex: a payload takes more memory than its bytes.
+/// The most payloads in one vertex. A limit on bytes alone would not bound memory, because each
+/// payload takes more than its bytes.
 pub const MAX_PAYLOADS: usize = 2_048;
 
-/// What a vertex takes in memory beside its bytes: for itself, and for each payload.
+/// The memory that a vertex takes beside the bytes of its body.
 const OVERHEAD: usize = 8 * 1024;
 const PAYLOAD_OVERHEAD: usize = 128;
 
@@ -32,20 +35,20 @@ fn payload_ids(payloads: &[Payload], domain: &Domain) -> Vec<Hash> {
     payloads.iter().map(of).collect()
 }
 
-/// A signed header with the payloads that it names.
+/// A signed header with the payloads and items that it names.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Vertex {
     /// The header.
     pub header: VertexHeader,
     /// The author's signature over the header.
     pub signature: Signature,
-    /// The payloads, in their order.
+    /// The payloads, in the order in which they execute.
     pub payloads: Vec<Payload>,
     /// System items, at most [`MAX_ITEMS`].
     pub items: Vec<Item>,
 }
 
-/// A vertex whose signature, body and form were checked, with the ids that checking computed.
+/// A vertex whose form, body and signature were checked, with the ids that were computed for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedVertex {
     vertex: Vertex,
@@ -62,16 +65,16 @@ pub enum VertexError {
     /// A payload of a forbidden size, or too many bytes.
     #[error("its body is malformed or too large")]
     Body,
-    /// The payloads are not those that the header names.
+    /// Payloads or items that are not those that the header names.
     #[error("its body is not what its header names")]
     Root,
-    /// Not signed by its author.
+    /// A signature that is not the author's.
     #[error("its signature does not verify")]
     Signature,
 }
 
 impl CheckedVertex {
-    /// Seals payloads into a vertex and signs it.
+    /// Seals payloads and items into the vertex after `previous`, and signs it.
     #[must_use]
     #[allow(clippy::too_many_arguments, reason = "the parts of a vertex, each once")]
     pub fn seal(
@@ -101,8 +104,8 @@ impl CheckedVertex {
         Self { vertex: Vertex { header, signature, payloads, items }, id, payload_ids }
     }
 
-    /// Checks all that needs no state: form, sizes, body against root, signature. `author_key`
-    /// gives a lane's key.
+    /// Checks everything that needs no state: form, sizes, the body against its roots, and the
+    /// signature. `author_key` returns the key of a lane's author.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -146,7 +149,7 @@ impl CheckedVertex {
         Ok(Self { vertex, id, payload_ids })
     }
 
-    /// A vertex that this node checked before it wrote it to its own store.
+    /// Wraps a vertex from the node's own store, which was checked before it was written.
     #[must_use]
     pub fn trusted(vertex: Vertex, domain: &Domain) -> Self {
         let payload_ids = payload_ids(&vertex.payloads, domain);
@@ -154,19 +157,19 @@ impl CheckedVertex {
         Self { vertex, id, payload_ids }
     }
 
-    /// Its id.
+    /// The vertex id.
     #[must_use]
     pub const fn id(&self) -> Hash {
         self.id
     }
 
-    /// Its header.
+    /// The signed header.
     #[must_use]
     pub const fn header(&self) -> &VertexHeader {
         &self.vertex.header
     }
 
-    /// Its place in its lane.
+    /// The place of the vertex in its lane.
     #[must_use]
     pub const fn tip(&self) -> Tip {
         Tip { height: self.vertex.header.height, id: self.id }

@@ -1,4 +1,7 @@
-//! What changes a view: VIEW-CHANGE and NEW-VIEW.
+//! The objects of a view change: VIEW-CHANGE and NEW-VIEW.
+//!
+//! The rule: a NEW-VIEW is checked from its own content alone, so that every node comes to the same
+//! choice and no liar can withhold a part of it.
 
 use crate::{
     certificate::{Certificate, CertificateError},
@@ -14,17 +17,17 @@ use crate::{
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::collections::BTreeSet;
 
-/// What proves that a sequence was decided, and with which result.
+/// A proof that a sequence was decided.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Proof {
-    /// COMMITs of a quorum: prove the digest of that sequence.
+    /// COMMITs of a quorum. They prove the digest of the sequence.
     Commit(Certificate),
-    /// Checkpoints of a quorum: prove its chain hash.
+    /// Checkpoints of a quorum. They prove the chain hash of the sequence.
     Checkpoint(CheckpointCertificate),
 }
 
 impl Proof {
-    /// The sequence that it is about.
+    /// The sequence that the proof is about.
     #[must_use]
     pub const fn sequence(&self) -> Sequence {
         match self {
@@ -33,7 +36,7 @@ impl Proof {
         }
     }
 
-    /// Verifies it against the members of its epoch.
+    /// Verifies the proof against the members of its epoch.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -53,31 +56,32 @@ impl Proof {
     }
 }
 
-/// What a VIEW-CHANGE's signature covers, and all of it that a NEW-VIEW repeats.
+/// The part of a VIEW-CHANGE that its signature covers. A NEW-VIEW repeats only this part.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct ViewChangeHead {
     /// The epoch.
     pub epoch: Epoch,
-    /// The view that is entered.
+    /// The view that the node enters.
     pub view: View,
-    /// Who enters it.
+    /// The node that enters it.
     pub node: NodeId,
-    /// The newest sequence that it executed and can prove.
+    /// The newest sequence that the node executed and can prove.
     pub executed: Sequence,
     /// The chain hash there.
     pub chain_hash: Hash,
-    /// View and digest of its prepared certificate of the sequence after that, of the highest view.
+    /// The view and digest of the node's prepared certificate for the sequence after `executed`. Of
+    /// several certificates it is the one of the highest view.
     pub prepared: Option<(View, Hash)>,
 }
 
 impl ViewChangeHead {
-    /// What is signed.
+    /// The bytes that the node signs.
     #[must_use]
     pub fn signing_message(&self, chain_id: Hash) -> Vec<u8> {
         Domain { chain_id, epoch: self.epoch }.signing_message("creto view change v1", self)
     }
 
-    /// Whether `signature` is its node's.
+    /// Whether `signature` is the node's signature over this head.
     #[must_use]
     pub fn verifies(
         &self,
@@ -91,17 +95,18 @@ impl ViewChangeHead {
     }
 }
 
-/// A prepared certificate with the proposal that it is about.
+/// A prepared certificate with its proposal.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Prepared {
     /// PREPAREs of a quorum, the leader's PRE-PREPARE among them.
     pub certificate: Certificate,
-    /// What they prepared.
+    /// The prepared proposal.
     pub proposal: Proposal,
 }
 
 impl Prepared {
-    /// Whether it is of this (view, digest), for the sequence after `executed`, and verifies.
+    /// Whether the certificate verifies and is for `claim`, a (view, digest), at the sequence after
+    /// `executed`.
     #[must_use]
     pub fn proves(
         &self,
@@ -125,35 +130,36 @@ impl Prepared {
     }
 }
 
-/// "From now on I sign nothing in a view below this one; this is what I know." Sent byte for byte
-/// the same ever after.
+/// A node's statement on entering a view: "From now on I sign nothing in a lower view, and this is
+/// what I executed and prepared." The node sends it again with the same bytes as often as it is
+/// needed.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct ViewChange {
-    /// What is signed.
+    /// The signed part.
     pub head: ViewChangeHead,
     /// The node's signature over the head.
     pub signature: Signature,
-    /// What proves the executed sequence; nothing at the beginning of an epoch.
+    /// The proof of the executed sequence; none at the beginning of an epoch.
     pub proof: Option<Proof>,
-    /// What proves the prepared digest.
+    /// The proof of the prepared digest.
     pub prepared: Option<Prepared>,
 }
 
-/// Where an epoch begins: what all its nodes know without a proof.
+/// The beginning of an epoch, which all its nodes know without a proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// The last sequence of the epoch before; 0 for the genesis.
+    /// The last sequence of the previous epoch; 0 for the genesis.
     pub sequence: Sequence,
     /// The chain hash there.
     pub chain_hash: Hash,
 }
 
-/// Whether `executed` with `chain_hash` is proven: it is the epoch's opening, or `proof` is of it
-/// and verifies.
+/// Whether the head's executed sequence is proven: it is the opening of the epoch, or `proof` is
+/// for it and verifies.
 ///
 /// A commit certificate proves a digest and not a chain hash. That the two belong together is not
-/// checked here: the chain hash of a decided sequence is known to whoever executed it, and whoever
-/// did not catches up first.
+/// checked here. A node that executed the sequence knows its chain hash, and a node that did not
+/// catches up first.
 fn is_proven(
     head: &ViewChangeHead,
     proof: Option<&Proof>,
@@ -177,7 +183,7 @@ fn is_proven(
 }
 
 impl ViewChange {
-    /// Whether its signature and everything that rides along verify.
+    /// Whether the signature, the proof and the prepared certificate verify.
     #[must_use]
     pub fn verify(
         &self,
@@ -208,20 +214,21 @@ impl ViewChange {
     }
 }
 
-/// What a new view begins with: the highest executed sequence, and what must be proposed after it.
+/// The beginning of a new view: the highest executed sequence, and what must be proposed after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The highest executed sequence that was reported.
     pub executed: Sequence,
     /// The chain hash there.
     pub chain_hash: Hash,
-    /// The prepared (view, digest) of the sequence after it; nothing if the leader is free.
+    /// The prepared (view, digest) for the sequence after `executed`; nothing if the leader is free
+    /// to propose.
     pub prepared: Option<(View, Hash)>,
 }
 
 impl Choice {
-    /// What the heads of a quorum choose: the highest executed sequence, and of those who report it
-    /// the prepared digest of the highest view. Nothing of no heads.
+    /// The choice that the heads of a quorum make: the highest executed sequence, and among the
+    /// heads that report it the prepared digest of the highest view. No heads make no choice.
     pub fn of<'a>(heads: impl IntoIterator<Item = &'a ViewChangeHead> + Clone) -> Option<Self> {
         let executed = heads.clone().into_iter().map(|head| head.executed).max()?;
         let highest = heads.into_iter().filter(|head| head.executed == executed);
@@ -230,27 +237,27 @@ impl Choice {
     }
 }
 
-/// A leader's proof that its view may begin. It holds all that is needed to check it: the signed
-/// heads of a quorum's VIEW-CHANGEs, and the proofs of the two claims that decide.
+/// A leader's proof that its view may begin: the signed heads of a quorum's VIEW-CHANGEs, and the
+/// proofs of the two claims that decide the choice.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct NewView {
     /// The epoch.
     pub epoch: Epoch,
     /// The view that begins.
     pub view: View,
-    /// Heads of VIEW-CHANGEs with their signatures, in order of the nodes; the leader's own
-    /// included.
+    /// The heads of the VIEW-CHANGEs with their signatures, in ascending order of the nodes. The
+    /// leader's own is among them.
     pub heads: Vec<(ViewChangeHead, Signature)>,
-    /// What proves the highest executed sequence; nothing at the beginning of an epoch.
+    /// The proof of the highest executed sequence; none at the beginning of an epoch.
     pub proof: Option<Proof>,
-    /// What proves the chosen digest, if one is.
+    /// The proof of the chosen digest, if one is chosen.
     pub prepared: Option<Prepared>,
     /// The leader's signature over the view and the heads.
     pub signature: Signature,
 }
 
 impl NewView {
-    /// What the leader signs.
+    /// The bytes that the leader signs.
     #[must_use]
     pub fn signing_message(
         epoch: Epoch,
@@ -262,13 +269,14 @@ impl NewView {
         Domain { chain_id, epoch }.signing_message("creto new view v1", &(view, heads))
     }
 
-    /// What its heads choose.
+    /// The choice that the heads make.
     #[must_use]
     pub fn choice(&self) -> Option<Choice> {
         Choice::of(self.heads.iter().map(|(head, _)| head))
     }
 
-    /// Recomputes everything. The choice, or nothing if it is not what an honest leader sends.
+    /// Verifies everything and recomputes the choice. The result is nothing if no honest leader
+    /// would send this NEW-VIEW.
     #[must_use]
     pub fn verify(
         &self,
@@ -295,7 +303,7 @@ impl NewView {
         let choice = self.choice()?;
         let highest =
             self.heads.iter().map(|(head, _)| head).filter(|head| head.executed == choice.executed);
-        // A commit certificate does not prove a chain hash: heads that disagree about it cannot all
+        // A commit certificate does not prove a chain hash. Heads that disagree about it cannot all
         // be honest.
         if highest.clone().any(|head| head.chain_hash != choice.chain_hash) {
             return None;

@@ -14,33 +14,33 @@ use borsh::{BorshDeserialize, BorshSerialize};
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
 )]
 pub enum Phase {
-    /// The leader's proposal; counts as its PREPARE.
+    /// The leader's proposal, which counts as its PREPARE.
     PrePrepare,
-    /// "I hold all data that it names and vote for nothing else in this view."
+    /// "I hold all data that the proposal names, and I vote for nothing else in this view."
     Prepare,
     /// "I hold a quorum's PREPAREs."
     Commit,
 }
 
-/// What a vote's signature covers.
+/// The content of a vote, which its signature covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Ballot {
     /// The epoch whose members vote.
     pub epoch: Epoch,
-    /// The step.
+    /// The step that the vote is for.
     pub phase: Phase,
-    /// The view.
+    /// The view in which it is cast.
     pub view: View,
-    /// The sequence.
+    /// The sequence that it is for.
     pub sequence: Sequence,
-    /// The proposal's digest.
+    /// The digest of the proposal.
     pub digest: Hash,
-    /// Who votes.
+    /// The member that votes.
     pub voter: NodeId,
 }
 
 impl Ballot {
-    /// What the voter signs on the chain `chain_id`.
+    /// The bytes that the voter signs on the chain `chain_id`.
     #[must_use]
     pub fn signing_message(&self, chain_id: Hash) -> Vec<u8> {
         Domain { chain_id, epoch: self.epoch }.signing_message("creto vote v1", self)
@@ -50,14 +50,14 @@ impl Ballot {
 /// A signed vote.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Vote {
-    /// What is voted.
+    /// The content.
     pub ballot: Ballot,
     /// The voter's signature.
     pub signature: Signature,
 }
 
 impl Vote {
-    /// Whether it is signed by the member of `validators` that it names.
+    /// Whether the member that the ballot names signed it.
     #[must_use]
     pub fn verifies(
         &self,

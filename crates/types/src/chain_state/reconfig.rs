@@ -1,4 +1,5 @@
-//! Whether an order to change the validators is valid, and the validators that it leads to.
+//! The judgement of orders that change the validators: whether an order is valid, and which
+//! validators follow from it.
 
 use super::ChainState;
 use crate::{
@@ -102,13 +103,13 @@ impl ChainState {
             Change::SetParameters(_) => return Err(Void::Parameters),
         }
         let n = next.members.len();
-        // Two exist only as a step between one and three.
+        // Two validators exist only as a step between one and three.
         let fits =
             (1..=MAX_MEMBERS).contains(&n) && (next.fault_model != FaultModel::Crash || n <= 3);
         if !fits {
             return Err(Void::Count);
         }
-        // The leader of the old epoch's last origin view goes on leading, if it is still there.
+        // The leader of the old epoch's last origin view goes on leading if it is still a member.
         let last = validators.leader(self.leaders.newest_origin);
         next.first = next.position(last).unwrap_or(0) as u32;
         Ok(next)
