@@ -1,13 +1,13 @@
-//! The JSON of port 9000, and what is signed in an attestation.
+//! The JSON of port 9000, and the messages that an attestation signs.
 //!
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /v1/attest` | [`AttestRequest`] | [`Attestation`] |
 //! | `PUT /v1/genesis` | `SignedGenesis::encode`, application/octet-stream | 204; 409 if the volume holds another chain |
 //! | `PUT /v1/genesis?as=learner` | the same, for a node that the genesis does not name | 204 |
-//! | `PUT /v1/learners` | [`Learners`] | 204: from now on these may connect to this node and fetch |
-//! | `POST /v1/ready` | [`ReadyRequest`] | [`ReadyAnswer`]: the node's word for an order that brings its key in |
-//! | `POST /v1/reconfig` | an encoded `SignedReconfig`, application/octet-stream | 202; 409 and why it is void |
+//! | `PUT /v1/learners` | [`Learners`] | 204: these keys may connect to this node and fetch until it stops |
+//! | `POST /v1/ready` | [`ReadyRequest`] | [`ReadyAnswer`]: the node's signature for an order that brings its key in |
+//! | `POST /v1/reconfig` | an encoded `SignedReconfig`, application/octet-stream | 202; 409 and the reason why it is void |
 //! | `GET /v1/status` | | [`NodeStatus`] |
 //!
 //! Every answer that is not 2xx is an [`ErrorBody`].
@@ -16,27 +16,27 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use cretoai_types::{Genesis, PublicKey, Signature, Verifier};
 use serde::{Deserialize, Serialize};
 
-/// The ALPN name of port 9000.
+/// The ALPN protocol name of port 9000.
 pub const CONTROL_ALPN: &[u8] = b"http/1.1";
-/// Asks a node who it is.
+/// The path of attestation.
 pub const ATTEST_PATH: &str = "/v1/attest";
-/// Gives a node the genesis.
+/// The path that takes a member's genesis.
 pub const GENESIS_PATH: &str = "/v1/genesis";
-/// Gives a learner the genesis.
+/// The path that takes a learner's genesis.
 pub const LEARNER_GENESIS_PATH: &str = "/v1/genesis?as=learner";
-/// Names learners to a member.
+/// The path that takes the learners to admit.
 pub const LEARNERS_PATH: &str = "/v1/learners";
-/// Asks a learner for its READY.
+/// The path that asks a learner for its READY.
 pub const READY_PATH: &str = "/v1/ready";
-/// Orders a change of the validators.
+/// The path that takes an order to change the validators.
 pub const RECONFIG_PATH: &str = "/v1/reconfig";
-/// Asks a node how it is.
+/// The path of the node's status.
 pub const STATUS_PATH: &str = "/v1/status";
-/// The largest body that port 9000 takes, and that a client takes as an answer. A genesis of 31
-/// members has 230 KiB.
+/// The largest body of a request or answer on port 9000, in bytes. A genesis of 31 members has 230
+/// KiB.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// The question "who are you", with something that no earlier answer can know.
+/// A request for attestation. Its nonce is fresh, so no earlier answer fits it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AttestRequest {
@@ -44,8 +44,8 @@ pub struct AttestRequest {
     pub nonce: String,
 }
 
-/// Who may connect to a member without being one. It is forgotten when the node stops, and added to
-/// what is known.
+/// Keys that may connect to a member without being members. The node adds them to the ones that it
+/// knows, and forgets them when it stops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learners {
@@ -63,13 +63,13 @@ pub struct ReadyRequest {
     pub change: String,
 }
 
-/// What belongs into the order: `Reconfig::ready` and `SignedReconfig::new_key`.
+/// A learner's part of an order: `Reconfig::ready` and `SignedReconfig::new_key`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadyAnswer {
-    /// A recent sequence that 64 divides.
+    /// A recent multiple of 64.
     pub sequence: u64,
-    /// The chain hash there, 64 hex digits.
+    /// The chain hash after that sequence, 64 hex digits.
     pub chain_hash: String,
     /// Base64 signature over `Reconfig::possession_message`.
     pub signature: String,
@@ -79,29 +79,29 @@ pub struct ReadyAnswer {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attestation {
-    /// The node's ML-DSA-87 public key, base64. The TLS connection must have shown the same.
+    /// The node's ML-DSA-87 public key, base64. It must be the key of the TLS connection.
     pub public_key: String,
     /// The pod's name, which will be the validator's name.
     pub pod_name: String,
     /// The pod's UID.
     pub pod_uid: String,
-    /// The UID of the CretoCluster that this pod was made for.
+    /// The UID of the CretoCluster to which the pod belongs.
     pub cluster_uid: String,
     /// Base64 signature over [`attest_message`].
     pub proof: String,
-    /// Base64 signature over [`Genesis::possession_message`], to be put into the genesis.
+    /// Base64 signature over [`Genesis::possession_message`], for the genesis.
     pub possession: String,
     /// The pod's projected ServiceAccount token, audience `creto.cretoai.io/<cluster UID>`; empty
     /// outside Kubernetes.
     pub token: String,
-    /// The chain that the node's volume holds (64 hex digits), if any.
+    /// The id of the chain that the node's volume holds, 64 hex digits.
     pub chain_id: Option<String>,
     /// The node's version.
     pub version: String,
 }
 
 impl std::fmt::Debug for Attestation {
-    /// Without the token, which is a secret.
+    /// Leaves out the token, which is a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Attestation")
             .field("pod_name", &self.pod_name)
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Attestation {
     }
 }
 
-/// What the node signs as [`Attestation::proof`].
+/// The bytes that the node signs for [`Attestation::proof`].
 #[must_use]
 pub fn attest_message(nonce: &[u8; 32], cluster_uid: &str, pod_uid: &str) -> Vec<u8> {
     let mut message = b"creto attestation v1".to_vec();
@@ -131,20 +131,20 @@ pub enum AttestationError {
     /// The body names another key than the connection.
     #[error("publicKey is not the key that the TLS connection proved")]
     OtherKey,
-    /// Not base64 of the right size.
+    /// A field is not base64 of the right number of bytes.
     #[error("{0} is not base64 of the right number of bytes")]
     Encoding(&'static str),
-    /// The signature over the nonce is wrong.
+    /// The signature over the nonce does not verify.
     #[error("proof does not verify over this nonce, cluster UID and pod UID")]
     Proof,
-    /// The signature for the genesis is wrong.
+    /// The signature for the genesis does not verify.
     #[error("possession does not verify over this cluster UID and pod name")]
     Possession,
 }
 
 impl Attestation {
-    /// Checks that the answer is from the holder of `tls_key` and for this `nonce`. Whether the pod
-    /// is the right one (token, UIDs) is for the caller to check.
+    /// Checks that the holder of `tls_key` gave this answer to `nonce`. The caller has to check the
+    /// token and the UIDs.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -176,7 +176,7 @@ impl Attestation {
         Ok(())
     }
 
-    /// The signature that belongs into the genesis as the member's proof.
+    /// The member's proof of possession for the genesis.
     ///
     /// # Errors
     /// [`AttestationError::Encoding`].
@@ -193,66 +193,67 @@ pub fn encode_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// The bytes of standard base64 with padding, or nothing.
+/// Decodes standard base64 with padding.
 #[must_use]
 pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// What a node is to the chain.
+/// The part that a node takes in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// It has no genesis yet.
+    /// The node has no genesis yet.
     Waiting,
-    /// It follows the chain without a vote.
+    /// The node follows the chain without a vote.
     Learner,
-    /// A member that has started and asks the others what it signed before: it does not vote yet.
+    /// The member has started and asks the others what it signed before. It does not vote yet.
     Checking,
-    /// It votes.
+    /// The member votes.
     Validator,
-    /// A member whose volume was restored from an older copy: it never votes again with its key,
-    /// and is to be replaced.
+    /// The member's volume was restored from an older copy. It never votes again with its key and
+    /// has to be replaced.
     Stale,
 }
 
-/// A node's account of itself. One node's word: chain facts need agreeing words of `w` nodes.
+/// A node's account of itself. One node may lie, so a fact of the chain needs equal accounts of `w`
+/// nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// The pod's name.
     pub name: String,
-    /// Its id as a validator.
+    /// The node's id as a validator.
     pub node_id: Option<u32>,
-    /// BLAKE3 of its public key, 64 hex digits.
+    /// BLAKE3 of the public key, 64 hex digits.
     pub key_fingerprint: String,
-    /// What it is to the chain.
+    /// The part that the node takes in the chain.
     pub role: Role,
     /// The chain id, 64 hex digits, once there is a genesis.
     pub chain_id: Option<String>,
-    /// The epoch that it is in.
+    /// The node's epoch.
     pub epoch: u64,
-    /// The view that it is in.
+    /// The node's view.
     pub view: u64,
-    /// Whether that view has begun. If not, a change of the leader is going on.
+    /// Whether that view has begun. Until then a view change goes on.
     #[serde(default)]
     pub active: bool,
-    /// The view that it is in or ready to go to. Above `view`, it suspects the leader.
+    /// The view that the node wants. If it is above `view`, the node suspects the leader.
     #[serde(default)]
     pub want: u64,
-    /// The name of that view's leader.
+    /// The name of the view's leader.
     pub leader: Option<String>,
-    /// The newest sequence that it executed; 0 is the genesis.
+    /// The newest sequence that the node executed; 0 is the genesis.
     pub sequence: u64,
-    /// The chain hash of that sequence, 64 hex digits.
+    /// The chain hash after that sequence, 64 hex digits.
     pub chain_hash: String,
-    /// The commit time of that sequence, Unix milliseconds.
+    /// The decision time of that sequence, Unix milliseconds.
     pub time_ms: u64,
-    /// The sequence of its stable checkpoint.
+    /// The sequence of the node's stable checkpoint.
     #[serde(default)]
     pub stable: u64,
-    /// The counts of the current epoch.
+    /// The quorum sizes of the current epoch.
     pub quorum: Option<QuorumStatus>,
-    /// The members of the epoch with what the chain knows of them, in order of their ids.
+    /// The members of the epoch as the chain knows them, in order of their ids.
     #[serde(default)]
     pub members: Vec<MemberStatus>,
     /// The names of the members against whom evidence counted.
@@ -260,45 +261,45 @@ pub struct NodeStatus {
     pub suspected: Vec<String>,
     /// The other members, as this node sees them.
     pub peers: Vec<PeerStatus>,
-    /// The newest records, newest last, at most 64, so that nodes at slightly different sequences
-    /// can be compared.
+    /// At most 64 of the newest records, newest last. Nodes at slightly different sequences can be
+    /// compared by them.
     pub recent: Vec<RecentRecord>,
-    /// The 99th percentile of submit-to-final in milliseconds, of the newest payloads submitted
-    /// here.
+    /// The 99th percentile, in milliseconds, of the time from submission to finality of the newest
+    /// payloads that were submitted to this node.
     pub finality_p99_ms: Option<f64>,
     /// The node's version.
     pub version: String,
-    /// Whether it is a validator with a connected quorum, and caught up.
+    /// Whether the node is a validator with a connected quorum and has caught up.
     pub ready: bool,
-    /// One sentence: what it waits for, or what it does.
+    /// One sentence that says what the node waits for or does.
     pub waiting_for: String,
 }
 
-/// The counts of an epoch.
+/// The quorum sizes of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QuorumStatus {
-    /// Validators.
+    /// The number of validators.
     pub members: u32,
-    /// How many of them a decision needs.
+    /// The number of validators that a decision needs.
     pub required: u32,
-    /// How many may lie or fail.
+    /// The number of validators that may lie or fail.
     pub fault_tolerance: u32,
 }
 
-/// A member as the chain knows it: equal on all nodes at the same sequence.
+/// A member as the chain knows it. It is equal on all honest nodes at the same sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
-    /// Its name.
+    /// The member's name.
     pub name: String,
-    /// Its id.
+    /// The member's id.
     pub node_id: u32,
-    /// BLAKE3 of its public key, 64 hex digits.
+    /// BLAKE3 of the public key, 64 hex digits.
     pub key_fingerprint: String,
-    /// 10 without a violation, one less for each, not below 0.
+    /// The reputation: 10 less the number of offences, and not below 0.
     pub reputation: u32,
-    /// Whether its lane and its turns to lead are passed over.
+    /// Whether the member is banned: its turns to lead and its lane are passed over.
     pub banned: bool,
 }
 
@@ -306,13 +307,13 @@ pub struct MemberStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerStatus {
-    /// Its name.
+    /// The member's name.
     pub name: String,
-    /// Whether there are connections in both directions.
+    /// Whether connections exist in both directions.
     pub connected: bool,
-    /// The newest sequence that it reported.
+    /// The newest sequence that the member reported.
     pub sequence: u64,
-    /// Milliseconds since it was last heard.
+    /// Milliseconds since the node last heard it.
     pub last_seen_ms: Option<u64>,
 }
 
@@ -320,52 +321,52 @@ pub struct PeerStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecentRecord {
-    /// Its sequence.
+    /// The record's sequence.
     pub sequence: u64,
-    /// Its chain hash, 64 hex digits.
+    /// The chain hash after it, 64 hex digits.
     pub chain_hash: String,
 }
 
-/// `GET /v1/evidence?from=number` on the client port: what the chain counted against its
-/// validators, oldest first.
+/// The answer to `GET /v1/evidence?from=NUMBER` on the client port: the evidence that counted
+/// against validators, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceList {
     /// The chain id, 64 hex digits.
     pub chain_id: String,
-    /// How many there are in all.
+    /// The number of pieces of evidence in all.
     pub total: u64,
-    /// At most 64.
+    /// At most 64 pieces.
     pub items: Vec<EvidenceItem>,
-    /// The number to go on `from`, if there are more.
+    /// The number for the next `from`, if there are more.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next: Option<u64>,
 }
 
-/// `GET /v1/evidence/{number}`: one proof that a validator broke a rule. It needs nothing else to
-/// be verified.
+/// The answer to `GET /v1/evidence/{number}`: one proof that a validator broke a rule. It verifies
+/// without anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceItem {
     /// The chain id, 64 hex digits.
     pub chain_id: String,
-    /// Its place among all that counted, from 0. Equal on all nodes.
+    /// The number among all evidence that counted, from 0. It is equal on all nodes.
     pub number: u64,
-    /// The sequence at which it counted.
+    /// The sequence whose execution counted it.
     pub sequence: u64,
-    /// The epoch in which it was done.
+    /// The epoch of the offence.
     pub epoch: u64,
-    /// Who did it.
+    /// The validator that committed the offence.
     pub accused: Accused,
-    /// What was done: a fixed word.
+    /// The kind of offence, a fixed word.
     pub kind: String,
-    /// Of votes: their view.
+    /// The view of contradicting votes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub view: Option<u64>,
-    /// Of votes: their sequence.
+    /// The sequence of contradicting votes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub voted_sequence: Option<u64>,
-    /// Of vertices: their height.
+    /// The height of contradicting vertices.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub height: Option<u64>,
     /// The two signed objects: base64 of the canonical encoding of `Evidence`.
@@ -376,25 +377,25 @@ pub struct EvidenceItem {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Accused {
-    /// Its id.
+    /// The validator's id.
     pub id: u32,
-    /// Its name.
+    /// The validator's name.
     pub name: String,
-    /// Its ML-DSA-87 public key, hexadecimal.
+    /// The validator's ML-DSA-87 public key, hexadecimal.
     pub key: String,
 }
 
-/// Every answer that is not a success, on every port.
+/// The body of every answer that is not a success, on every port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorDetail,
 }
 
-/// What went wrong, for programs (`code`, `field`) and for people (`message`).
+/// An error for programs (`code`, `field`) and for people (`message`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorDetail {
-    /// A fixed word.
+    /// A fixed word for the kind of error.
     pub code: String,
     /// The header, parameter or field that is wrong, if one is.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -1,7 +1,7 @@
-//! A client for port 9000, as the operator and the tests use it.
+//! A client for port 9000, for the operator and the tests.
 //!
-//! The rule: it believes a node only by its key. [`ControlClient::attest`] learns a key together
-//! with proofs of it, every other call names the key that it expects.
+//! The rule: the client believes a node only by its key. [`ControlClient::attest`] learns a key
+//! together with proofs of it. Every other call names the key that it expects.
 
 use crate::{
     api::{
@@ -25,21 +25,21 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// How long one call may take, connection included.
+/// The most time that one call may take, the connection included.
 pub const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a call to a node failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The own key cannot be used.
+    /// The client's own key cannot be used for TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Nothing listens there, or the network does not let us through.
+    /// Nothing listens at the address, or the network does not let the client through.
     #[error("no connection to {address}: {source}; is the pod running, and does a NetworkPolicy allow port {}?", .address.port())]
     Connect {
-        /// Where to.
+        /// The node's address.
         address: SocketAddr,
-        /// What the system answered.
+        /// The system's error.
         source: io::Error,
     },
     /// The TLS handshake failed: the node has another key than expected, or does not admit ours.
@@ -47,29 +47,29 @@ pub enum ControlError {
         "TLS with {address}: {source}; the node admits only the admin key named in its pod template"
     )]
     Handshake {
-        /// Where to.
+        /// The node's address.
         address: SocketAddr,
-        /// What rustls says.
+        /// The error of rustls.
         source: io::Error,
     },
-    /// HTTP went wrong half way.
+    /// The HTTP exchange failed, or the answer is not of the expected form.
     #[error("HTTP with {address}: {reason}")]
     Http {
-        /// Where to.
+        /// The node's address.
         address: SocketAddr,
-        /// What was wrong.
+        /// The reason.
         reason: String,
     },
-    /// No answer in time.
+    /// No answer came within [`CALL_LIMIT`].
     #[error("{address} did not answer within {} s", CALL_LIMIT.as_secs())]
     Timeout {
-        /// Where to.
+        /// The node's address.
         address: SocketAddr,
     },
-    /// The node said no.
+    /// The node refused.
     #[error("{address} answered {status} ({code}): {message}")]
     Refused {
-        /// Where to.
+        /// The node's address.
         address: SocketAddr,
         /// The HTTP status.
         status: StatusCode,
@@ -81,14 +81,14 @@ pub enum ControlError {
     /// The node's identity is not proven.
     #[error("attestation of {address} is not believed: {source}")]
     Attestation {
-        /// Where to.
+        /// The node's address.
         address: SocketAddr,
-        /// What is wrong with it.
+        /// The reason.
         source: AttestationError,
     },
 }
 
-/// Calls nodes with one key. Every call makes a connection of its own.
+/// A client with one key. Every call makes a connection of its own.
 #[derive(Clone)]
 pub struct ControlClient {
     key: SecretKey,
@@ -104,8 +104,8 @@ impl ControlClient {
         Ok(Self { key: admin.clone() })
     }
 
-    /// Asks the node at `address` who it is. What comes back is proven to be said by the holder of
-    /// the returned key, for this `nonce`.
+    /// Attests the node at `address`. The holder of the returned key gave the returned answer to
+    /// this `nonce`.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -127,11 +127,11 @@ impl ControlClient {
         Ok((key, attestation))
     }
 
-    /// Gives the node its genesis; the same one again is accepted.
+    /// Gives a member its genesis. The node accepts the same genesis again.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] with status 409 if the node's volume holds another chain; the
-    /// others.
+    /// [`ControlError::Refused`] with status 409 if the node's volume holds another chain, and every
+    /// other kind.
     pub async fn put_genesis(
         &self,
         address: SocketAddr,
@@ -145,7 +145,8 @@ impl ControlClient {
         Ok(())
     }
 
-    /// Gives the genesis to a node that it does not name, which will follow the chain.
+    /// Gives the genesis to a node that it does not name, so that the node follows the chain as a
+    /// learner.
     ///
     /// # Errors
     /// As [`Self::put_genesis`].
@@ -188,12 +189,12 @@ impl ControlClient {
         Ok(())
     }
 
-    /// Asks a learner for what an order must hold that makes it a validator: what it knows of the
-    /// chain, and its signature over that and the change.
+    /// Asks a learner for its part of an order that makes it a validator: a recent chain hash, and
+    /// its signature over that and the change.
     ///
     /// # Errors
     /// [`ControlError::Refused`] with status 409 if it is in another epoch or the change is not of
-    /// its key; the others.
+    /// its key, and every other kind.
     pub async fn ready(
         &self,
         address: SocketAddr,
@@ -225,12 +226,12 @@ impl ControlClient {
         }
     }
 
-    /// Hands in an order. It takes effect when a decision executes it; the epoch in the status
-    /// shows that.
+    /// Hands in an order to change the validators. The order takes effect when a decision executes
+    /// it; then the epoch in the status is the next one.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] with status 409 if it is void as far as the node knows; the
-    /// others.
+    /// [`ControlError::Refused`] with status 409 if it is void as far as the node knows, and
+    /// every other kind.
     pub async fn reconfigure(
         &self,
         address: SocketAddr,
@@ -250,7 +251,7 @@ impl ControlClient {
         Ok(())
     }
 
-    /// Asks the node how it is.
+    /// Asks the node for its status.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -336,7 +337,7 @@ async fn exchange(
         };
         Err(ControlError::Refused { address, status: head.status, code, message })
     };
-    // The connection must be polled for the request to move; it ends with the answer.
+    // The request only moves while the connection is polled. The connection ends with the answer.
     let mut answer = std::pin::pin!(answer);
     let mut connection = std::pin::pin!(connection);
     let answer = tokio::select! {
@@ -349,8 +350,9 @@ async fn exchange(
     answer.map(|body| (key, body))
 }
 
-/// A server refuses a TLS 1.3 client key after the client has finished its own handshake, so that
-/// the refusal comes back on the first read: that is a failed handshake to whoever reads the error.
+/// Turns an error of hyper into ours. A server refuses a TLS 1.3 client key after the client has
+/// finished its own handshake, so the refusal comes back on the first read. It is reported as a
+/// failed handshake.
 fn describe(address: SocketAddr, error: &hyper::Error) -> ControlError {
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {

@@ -1,8 +1,8 @@
 //! ML-DSA-87 keys (FIPS 204, computed by AWS-LC) and the file that holds one.
 //!
 //! The rule: a private key is made where it is used and never overwritten. [`SecretKey::create`]
-//! refuses an existing file, and a file that was damaged is named as such instead of silently
-//! giving another identity.
+//! refuses an existing file. A damaged file is an error, because reading it could silently give
+//! another identity.
 
 use aws_lc_rs::{
     rand,
@@ -19,7 +19,7 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// First bytes of a key file. What follows: the 32-byte seed, then the 32-byte fingerprint of its
+/// The first bytes of a key file. The 32-byte seed follows, then the 32-byte fingerprint of its
 /// public key.
 const FILE_TAG: &[u8; 16] = b"creto-mldsa87-v1";
 const SEED: usize = 32;
@@ -29,7 +29,7 @@ const FILE_SIZE: usize = FILE_TAG.len() + SEED + FINGERPRINT;
 /// Why a key could not be made, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// AWS-LC refused; there is nothing that a caller could correct.
+    /// AWS-LC refused. A caller can correct nothing.
     #[error(
         "AWS-LC could not make an ML-DSA-87 key ({0}); check the CPU and the memory of this machine"
     )]
@@ -39,41 +39,42 @@ pub enum KeyError {
         "key file {path}: {action} failed: {source}; give the process read and write access to the folder"
     )]
     File {
-        /// The file meant.
+        /// The key file.
         path: PathBuf,
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// What the system answered.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is a file already.
+    /// The file exists already.
     #[error(
         "key file {0} exists already and is never overwritten; use it, or move it away if this is to be another identity"
     )]
     Exists(PathBuf),
-    /// The bytes are not a key file.
+    /// The file is not a key file or was damaged.
     #[error(
         "key file {path} is damaged: {reason}; put the intact file back, or replace this validator by a new one"
     )]
     Damaged {
-        /// The file meant.
+        /// The key file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Others may read the file.
+    /// Other users may read the file.
     #[error(
         "key file {path} has mode {mode:o}, so that others may read it; run `chmod 600 {path}`"
     )]
     Exposed {
-        /// The file meant.
+        /// The key file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
 }
 
-/// An ML-DSA-87 private key. Cheap to clone; printing shows the fingerprint of the public key only.
+/// An ML-DSA-87 private key. It is cheap to clone, and printing it shows only the fingerprint of
+/// its public key.
 #[derive(Clone)]
 pub struct SecretKey(Arc<Inner>);
 
@@ -106,13 +107,13 @@ impl SecretKey {
         Ok(Self(Arc::new(Inner { seed: Zeroizing::new(*seed), pair, public })))
     }
 
-    /// The seed that this key was made from: the secret itself.
+    /// The seed of this key, which is the secret itself.
     #[must_use]
     pub fn seed(&self) -> &[u8; SEED] {
         &self.0.seed
     }
 
-    /// The public half.
+    /// The public key.
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {
         &self.0.public

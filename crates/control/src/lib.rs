@@ -2,8 +2,8 @@
 //! public keys, the JSON of port 9000, and a client for it.
 //!
 //! The rule: an identity is a key and nothing else. No name, address, certificate authority or
-//! password is believed; whoever speaks proves possession of an ML-DSA-87 key in the TLS handshake,
-//! and whoever listens decides by that key.
+//! password is believed. Each side proves possession of an ML-DSA-87 key in the TLS handshake, and
+//! the other side decides by that key.
 
 #![forbid(unsafe_code)]
 

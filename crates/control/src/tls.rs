@@ -23,8 +23,8 @@ use rustls::{
 };
 use std::{fmt, sync::Arc};
 
-/// What precedes the 2,592 key bytes in the DER of an ML-DSA-87 SubjectPublicKeyInfo (RFC 9881):
-/// SEQUENCE { SEQUENCE { OID 2.16.840.1.101.3.4.3.19 }, BIT STRING }.
+/// The bytes before the 2,592 bytes of the key in the DER of an ML-DSA-87 SubjectPublicKeyInfo (RFC
+/// 9881): SEQUENCE { SEQUENCE { OID 2.16.840.1.101.3.4.3.19 }, BIT STRING }.
 const SPKI_HEAD: [u8; 22] = [
     0x30, 0x82, 0x0a, 0x32, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03,
     0x13, 0x03, 0x82, 0x0a, 0x21, 0x00,
@@ -41,10 +41,10 @@ pub enum TlsError {
     Rustls(#[from] Error),
 }
 
-/// Decides by its key who may connect. It is asked before the peer has proven possession of the
-/// key, so `true` is not yet an identity: only a connection whose handshake completed is.
+/// Decides by its key whether a peer may connect. The question comes before the peer has proven
+/// possession of the key. Only a connection whose handshake completed shows an identity.
 pub trait Admit: Send + Sync {
-    /// Whether the holder of `key` is welcome.
+    /// Whether the holder of `key` may connect.
     fn admit(&self, key: &PublicKey) -> bool;
 }
 
@@ -54,15 +54,15 @@ impl<F: Fn(&PublicKey) -> bool + Send + Sync> Admit for F {
     }
 }
 
-/// Whom a client expects at the other end.
+/// The key that a client expects from the server.
 #[derive(Clone)]
 pub enum Expect {
     /// Exactly this key.
     Key(PublicKey),
     /// Any key that is admitted.
     AnyOf(Arc<dyn Admit>),
-    /// Any ML-DSA-87 key: for attestation, where the identity is proven by what is said over the
-    /// connection.
+    /// Any ML-DSA-87 key. Attestation needs it, because there the answer itself proves the
+    /// identity.
     Any,
 }
 
@@ -76,7 +76,7 @@ impl Admit for Expect {
     }
 }
 
-/// The server's side: shows `key`, demands a client key, asks `admit` about it.
+/// The server's configuration: it shows `key`, demands a client key and asks `admit` about it.
 ///
 /// # Errors
 /// [`TlsError`] if rustls does not accept the key.
@@ -99,7 +99,7 @@ pub fn server_config(
     Ok(config)
 }
 
-/// The client's side: shows `key`, demands that the server's key is expected.
+/// The client's configuration: it shows `key` and demands an expected server key.
 ///
 /// # Errors
 /// [`TlsError`] if rustls does not accept the key.
@@ -135,7 +135,7 @@ pub fn peer_key(certs: &[CertificateDer<'_>]) -> Option<PublicKey> {
     }
 }
 
-/// The DER of `key` as a SubjectPublicKeyInfo, which is what travels in the handshake.
+/// The DER of `key` as a SubjectPublicKeyInfo, the form in which the handshake carries it.
 #[must_use]
 pub fn subject_public_key_info(key: &PublicKey) -> Vec<u8> {
     [&SPKI_HEAD, key.as_bytes()].concat()
@@ -158,7 +158,7 @@ pub fn refusal(error: &Error) -> &'static str {
     }
 }
 
-/// The same word for a TLS alert that this side sent, which is all that QUIC tells.
+/// The same word for a TLS alert that this side sent. QUIC reports only the alert.
 #[must_use]
 pub fn refusal_of_alert(alert: u8) -> &'static str {
     match AlertDescription::from(alert) {
@@ -192,8 +192,8 @@ fn certified(key: &SecretKey, provider: &CryptoProvider) -> Result<Arc<Certified
     Ok(Arc::new(CertifiedKey::new(vec![shown], signing)))
 }
 
-/// Both sides check a peer alike: one raw ML-DSA-87 key, admitted, and the handshake signed with
-/// it.
+/// The check of a peer, which is the same on both sides: one raw ML-DSA-87 key that is admitted,
+/// and a handshake that is signed with it.
 struct RawKeyVerifier {
     admit: Arc<dyn Admit>,
     provider: Arc<CryptoProvider>,
