@@ -1,51 +1,50 @@
-//! After the network has settled, honest nodes come to a common view, whatever liars report.
+//! Convergence of views: after the network has settled, honest nodes come to a common view,
+//! whatever liars report.
 //!
-//! This is liveness, which a search over states cannot see: it asks what happens on *all* fair
-//! continuations. So from given views the continuation is played out here, against every choice of
-//! the liars, in turns. A turn is
-//! - *rounds*: everyone hears everyone, follows the reports that are a reason, and enters what
-//!   enough want; liars may
-//!   help any node in any round. There are as many as it takes a laggard to come up view by view.
-//!   That so many fit into
-//!   one timeout is the assumption of partial synchrony: timeouts double with each view that is
-//!   entered.
-//! - then *timeouts*: every node that entered no view in this turn has a reason of its own, which
-//!   it keeps until it
-//!   enters one. Who entered one began to count afresh.
+//! This is liveness, which a search over states cannot show: it is about *all* fair continuations.
+//! So the continuation from given views is played out here, in turns, against every choice of the
+//! liars. A turn has two parts:
+//! - *Rounds.* Every node hears every other node, follows the reports that are a reason, and enters
+//!   a view that enough nodes want. Liars may help any node in any round. There are as many rounds
+//!   as a laggard needs to come up view by view. That so many fit into one timeout is the
+//!   assumption of partial synchrony: timeouts double with each view that is entered.
+//! - *Timeouts.* Every node that entered no view in this turn gets a reason of its own, and keeps
+//!   it until it enters a view. A node that entered one began to count afresh.
 //!
-//! Nothing depends on the number of a view, so views are kept relative to the lowest, and sorted.
+//! Nothing depends on the number of a view, so views are kept relative to the lowest one, and
+//! sorted.
 
 use crate::wants::Wants;
 use std::collections::HashMap;
 
-/// Turns after which a common view must have been reached, from any of the views that are explored.
+/// The number of turns within which a common view must be reached from any explored views.
 const TURNS: u8 = 12;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Node {
     view: u8,
-    /// It has a reason of its own to leave the view.
+    /// The node has a reason of its own to leave the view.
     timed_out: bool,
-    /// It entered the view in this turn.
+    /// The node entered the view in this turn.
     entered: bool,
 }
 
 type Nodes = Vec<Node>;
 
-/// The outcome of every constellation that was asked for.
+/// The results for the constellations that were asked for, so that none is played twice.
 pub struct Convergence {
     wants: Wants,
     known: HashMap<Nodes, bool>,
 }
 
 impl Convergence {
-    /// With nothing asked yet.
+    /// An instance that has played no constellation yet.
     #[must_use]
     pub fn new(wants: Wants) -> Self {
         Self { wants, known: HashMap::new() }
     }
 
-    /// Every play from these views of the honest nodes comes to a common view.
+    /// Whether every play from these views of the honest nodes comes to a common view.
     pub fn is_certain(&mut self, views: &[u8]) -> bool {
         let nodes = views
             .iter()
@@ -142,7 +141,7 @@ fn relative(mut nodes: Nodes) -> Nodes {
     nodes
 }
 
-/// Every way to take one of each.
+/// Every way to take one option from each list.
 fn product<T: Clone>(options: impl Iterator<Item = Vec<T>>) -> Vec<Vec<T>> {
     options.fold(vec![Vec::new()], |taken, next| {
         taken

@@ -1,18 +1,19 @@
-//! The model of an epoch change: a RECONFIG ends the old epoch, and the new set goes on, while a
-//! node may lag behind.
+//! The model of an epoch change: a RECONFIG ends the old epoch, and the new set of validators goes
+//! on, while a node may lag behind.
 //!
-//! The old set votes on sequences any of which may carry the RECONFIG. Where it is decided, at s,
-//! the epoch ends: who executed s votes for nothing above it and signs the forced checkpoint.
-//! Enough of the *old* set make the epoch certificate, and with it members of the new set begin at
-//! view 0. A node that has not heard of it goes on in the old epoch: it enters views there and
-//! votes, and so does a removed one.
+//! The old set votes on sequences, any of which may carry the RECONFIG. The epoch ends at the
+//! sequence s where it is decided: a node that executed s votes for nothing above s and signs the
+//! forced checkpoint. Enough signatures of the *old* set make the epoch certificate, and with it
+//! members of the new set begin at view 0. A node that has not heard of it goes on in the old
+//! epoch: it enters views there and votes. So does a removed node.
 //!
+//! The properties:
 //! - In each epoch no two commit certificates of a sequence differ.
 //! - The old epoch certifies nothing above s.
-//! - What the new epoch stands on is what the old one decided.
+//! - The new epoch continues what the old one decided.
 //!
-//! Liars are at most f of either set, and need not be the same: a removed liar may be replaced by
-//! another.
+//! Liars are at most f of either set. They need not be the same ones: a removed liar may be
+//! replaced by another.
 
 use crate::mutation::Mutation;
 use crate::reduce::representative;
@@ -24,14 +25,14 @@ use stateright::{Model, Property};
 /// Members of the old set, by id.
 const OLD: [u8; 4] = [0, 1, 2, 3];
 
-/// What the RECONFIG does.
+/// The change that the RECONFIG makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// The last member gives way to a new one.
+    /// The last member is replaced by a new one.
     Replace,
-    /// The last member goes.
+    /// The last member is removed.
     Remove,
-    /// A new one comes.
+    /// A member is added.
     Add,
 }
 
@@ -44,7 +45,7 @@ impl Change {
         }
     }
 
-    /// The largest sets of liars that neither epoch is too small for.
+    /// The largest sets of liars that both epochs tolerate.
     const fn liars(self) -> &'static [&'static [u8]] {
         match self {
             Self::Replace => &[&[0], &[1], &[2], &[3, 4]],
@@ -54,7 +55,7 @@ impl Change {
     }
 }
 
-/// The model.
+/// The model of an epoch change.
 #[derive(Clone, Debug)]
 pub struct EpochModel {
     cases: Vec<Case>,
@@ -62,7 +63,7 @@ pub struct EpochModel {
     reduced: bool,
 }
 
-/// One choice of liars and of the first leader.
+/// One choice of the liars and of the first leader.
 #[derive(Clone, Debug)]
 struct Case {
     old: Committee,
@@ -70,14 +71,14 @@ struct Case {
     new: Vec<Committee>,
     /// Its members, by id.
     set: &'static [u8],
-    /// For each honest member of the new set its index among the honest of the old one, if it was
-    /// there.
+    /// For each honest member of the new set, its index among the honest members of the old set, if
+    /// it was one.
     came_from: Vec<Option<usize>>,
-    /// For each position in the old set its position in the new one.
+    /// For each position in the old set, the member's position in the new one.
     position: Vec<Option<usize>>,
 }
 
-/// Which choice, and what honest nodes signed in each epoch.
+/// The case, and the votes of honest nodes in each epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct State {
     case: u8,
@@ -85,20 +86,20 @@ pub struct State {
     new: Votes,
 }
 
-/// What one honest node does.
+/// A step of one honest node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// A step in the old epoch.
     Old(steps::Step),
-    /// It executes the RECONFIG and signs the forced checkpoint. (Index among the honest of the old
-    /// set.)
+    /// The node executes the RECONFIG and signs the forced checkpoint. The number is its index
+    /// among the honest members of the old set.
     Seal(u8),
     /// A step in the new epoch.
     New(steps::Step),
 }
 
 impl EpochModel {
-    /// So many views and sequences of the old epoch, and of the new one.
+    /// A model with the given (views, sequences) of the old and of the new epoch.
     #[must_use]
     pub fn new(change: Change, old: (u8, u8), new: (u8, u8), mutation: Mutation) -> Self {
         let mut cases = Vec::new();
@@ -110,7 +111,7 @@ impl EpochModel {
         Self { cases, mutation, reduced: true }
     }
 
-    /// Every state apart: nothing is taken for settled, and names differ.
+    /// Turns every reduction off.
     #[must_use]
     pub fn unreduced(mut self) -> Self {
         self.reduced = false;
@@ -127,7 +128,7 @@ impl EpochModel {
         reconfig(old, |sequence| state.old.committed(old, sequence))
     }
 
-    /// Where nodes believe that the old epoch ended.
+    /// The sequence and digest at which nodes believe that the old epoch ended.
     fn end(&self, state: &State) -> Option<(u8, u8)> {
         let old = &self.case(state).old;
         match self.mutation {
@@ -163,8 +164,8 @@ impl EpochModel {
             .all(|sequence| (0..old.views).all(|view| state.old.prepared(old, view, sequence) == 0))
     }
 
-    /// What the new epoch decided, the old one did not decide otherwise, and the sequence below it
-    /// is the RECONFIG.
+    /// Whether the old epoch decided nothing at the sequences that the new one decided, and the
+    /// sequence below them is the RECONFIG.
     fn continues(&self, state: &State) -> bool {
         let old = &self.case(state).old;
         let (Some((end, _)), Some(new)) = (self.end(state), self.opened(state)) else {
@@ -187,8 +188,7 @@ impl EpochModel {
             .is_some_and(|new| state.new.committed_in(new, new.views - 1, new.sequences) != 0)
     }
 
-    /// The node executed the RECONFIG: it has signed the checkpoint, and the old epoch is over for
-    /// it.
+    /// The node executes the RECONFIG: it signs the checkpoint, and the old epoch is over for it.
     fn seal(&self, old: &mut Votes, node: usize, sequence: u8) {
         old.executed[node] = old.executed[node].max(sequence);
         if self.mutation != Mutation::VotePastReconfig {
@@ -277,7 +277,7 @@ impl Model for EpochModel {
             Step::Old(step) => next.old = steps::apply(&state.old, step),
             Step::Seal(node) => self.seal(&mut next.old, usize::from(node), sequence),
             Step::New(step) => {
-                // Whoever acts in the new epoch has the epoch certificate and executed what it
+                // A node that acts in the new epoch has the epoch certificate and executed what it
                 // certifies.
                 if let Some(node) = case.came_from[step.node()] {
                     self.seal(&mut next.old, node, sequence);
@@ -331,7 +331,7 @@ impl Narrate for EpochModel {
                 "{} executes the RECONFIG and signs the checkpoint",
                 name(&case.old, &OLD, usize::from(node))
             ),
-            // Who is honest does not depend on the first leader.
+            // The honest members do not depend on the first leader, so any case names them.
             Step::New(step) => format!(
                 "new epoch: {}",
                 step.describe(&state.new, name(&case.new[0], case.set, step.node()))

@@ -1,8 +1,8 @@
-//! Explores the models and prints a table. Exits with 1 if the protocol fails or a rule taken away
-//! is not missed.
+//! Explores the models and prints a table. The exit code is 1 if the protocol fails, or if taking a
+//! rule away gives no counterexample.
 //!
-//! `cretoai-model [--short] [--steps] [--threads N]`: the short form is the one of the tests;
-//! `--steps` tells every counterexample; two threads unless told otherwise.
+//! `cretoai-model [--short] [--steps] [--threads N]`: the short form is that of the tests,
+//! `--steps` tells every counterexample, and two threads run unless told otherwise.
 
 use cretoai_consensus_model::report::Outcome;
 use cretoai_consensus_model::runs::{Form, Run, mutations, protocol};

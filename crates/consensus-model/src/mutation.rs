@@ -1,7 +1,7 @@
-//! Rules taken away on purpose. A check that cannot fail proves nothing: each of these must give a
-//! counterexample.
+//! Rules taken away on purpose. A check that cannot fail proves nothing, so each of these must give
+//! a counterexample.
 
-/// What the protocol is explored without.
+/// The rule that an exploration leaves out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mutation {
     /// The protocol as it is.
@@ -27,12 +27,13 @@ pub enum Mutation {
     EnterAtWeakQuorum,
     /// One reported want is reason enough to want the next view.
     FollowOne,
-    /// What others want is never a reason.
+    /// The wants of other nodes are never a reason.
     NeverFollow,
 }
 
 impl Mutation {
-    /// Nodes may take a vote or a view back, so no vote may be forgotten by the checker as settled.
+    /// Whether nodes may take a vote or a view back. Then the checker must not forget any vote as
+    /// settled.
     #[must_use]
     pub const fn forgets(self) -> bool {
         matches!(self, Self::ForgetView | Self::ForgetPrepare)

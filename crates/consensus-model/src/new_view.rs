@@ -1,11 +1,11 @@
-//! What a NEW-VIEW may say: every choice that receivers who recompute it would accept.
+//! The contents of a NEW-VIEW: every choice that receivers who recompute it would accept.
 //!
-//! Rule: a NEW-VIEW carries q valid VIEW-CHANGEs of distinct members, an honest leader's with its
-//! own among them. c* is the highest executed sequence that they report, and the choice for c* + 1
+//! The rule: a NEW-VIEW carries q valid VIEW-CHANGEs of distinct members, and an honest leader's
+//! own is among them. c* is the highest executed sequence that they report. The choice for c* + 1
 //! is the digest of the prepared certificate of the highest view, or "free". A hostile member's
-//! VIEW-CHANGE may leave out its certificate or report an older sequence; it cannot carry a
-//! certificate that does not exist. (That a certificate is of a lower view than the VIEW-CHANGE is
-//! not asked for: what is checked here holds without that rule, too.)
+//! VIEW-CHANGE may leave out its certificate or report an older sequence. It cannot carry a
+//! certificate that does not exist. The model does not demand that a certificate is of a lower view
+//! than its VIEW-CHANGE: what is checked here holds without that rule, too.
 
 use crate::mutation::Mutation;
 use crate::votes::{Committee, Prepared, SEQUENCES, ViewChange, Votes, bits};
@@ -18,8 +18,8 @@ pub struct Choices {
 }
 
 impl Choices {
-    /// Some NEW-VIEW lets the leader propose anything fresh for `sequence`: it leaves it free, or
-    /// its c* + 1 is below.
+    /// Whether some NEW-VIEW lets the leader propose anything fresh for `sequence`, because it
+    /// leaves it free or its c* + 1 is below.
     #[must_use]
     pub fn allow_fresh(&self, sequence: u8) -> bool {
         let last = usize::from(sequence) - 1;
@@ -35,7 +35,8 @@ impl Choices {
 
     fn add(&mut self, (executed, prepared): (u8, Prepared), mutation: Mutation) {
         let executed = usize::from(executed);
-        // What reports the last explored sequence as executed leaves nothing to vote on.
+        // A VIEW-CHANGE that reports the last explored sequence as executed leaves nothing to vote
+        // on.
         if executed >= SEQUENCES {
             return;
         }
@@ -80,7 +81,7 @@ pub fn choices(votes: &Votes, committee: &Committee, view: u8, mutation: Mutatio
     choices
 }
 
-/// What VIEW-CHANGEs with these heads choose together.
+/// The choice that VIEW-CHANGEs with these heads make together.
 fn merge(one: (u8, Prepared), other: (u8, Prepared), mutation: Mutation) -> (u8, Prepared) {
     match one.0.cmp(&other.0) {
         std::cmp::Ordering::Greater => one,

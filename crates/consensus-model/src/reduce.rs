@@ -1,18 +1,14 @@
 //! One representative for states that no later step and no property can tell apart.
 //!
-//! Rule: only what is never read again is changed. Three things are:
+//! The rule: only parts that are never read again are changed. There are three:
 //! - *Settled votes.* A node that left a view signs nothing more in it, so its votes there count
-//!   only towards
-//!   certificates. Where the certificate exists they are set to it, and where it can no longer come
-//!   about they are
-//!   erased. (A node's own lock is kept apart, in [`Votes::lock`].)
-//! - *Dead VIEW-CHANGEs.* They are read by who may still accept a NEW-VIEW of their view: an honest
-//!   leader that has not
-//!   proposed in it, or, where a hostile one leads, a node that has not left the view and not voted
-//!   in it.
+//!   only towards certificates. Where the certificate exists, the votes are set to it. Where it can
+//!   no longer come about, they are erased. (A node's own lock is kept apart, in [`Votes::lock`].)
+//! - *Dead VIEW-CHANGEs.* Only a node that may still accept a NEW-VIEW of their view reads them: an
+//!   honest leader that has not proposed in it, or, under a hostile leader, a node that has neither
+//!   left the view nor voted in it.
 //! - *Names.* The fresh digests of a hostile leader differ in nothing but their names. The lowest
-//!   node that voted for
-//!   one voted for the first.
+//!   node that voted for one voted for the first.
 
 use crate::steps::Values;
 use crate::votes::{Committee, FRESH, LEFT, Prepared, ViewChange, Votes, bits, digest};
@@ -30,7 +26,7 @@ pub fn representative(votes: &Votes, committee: &Committee, values: Values) -> V
             committee.nodes().for_each(|node| *next.view_change_mut(node, view) = ViewChange::NONE);
         }
     }
-    // Who left the epoch reports nothing more.
+    // A node that left the epoch reports nothing more.
     for node in committee.nodes().filter(|node| votes.view[*node] == LEFT) {
         next.lock[node] = Prepared::NONE;
     }

@@ -1,22 +1,22 @@
-//! Exploring one model, and what came of it.
+//! The exploration of one model, and its result.
 
 use stateright::{Checker, Expectation, Model, Property};
 use std::fmt;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// A model that can tell its steps.
+/// A model that can tell its steps in words.
 pub trait Narrate: Model {
     /// The step in words.
     fn narrate(&self, state: &Self::State, step: &Self::Action) -> String;
 
-    /// What fails in the state, by a name more exact than that of the property.
+    /// The name of what fails in the state. It may be more exact than the property's.
     fn broken(&self, property: &'static str, _: &Self::State) -> &'static str {
         property
     }
 }
 
-/// A property that does not hold, and the steps to where it fails.
+/// A property that does not hold, and the steps to a state where it fails.
 #[derive(Clone, Debug)]
 pub struct Counterexample {
     /// The property.
@@ -25,25 +25,26 @@ pub struct Counterexample {
     pub steps: Vec<String>,
 }
 
-/// What an exploration found.
+/// The result of an exploration.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// States that were generated, those met again counted again.
+    /// The number of generated states, repetitions included.
     pub total: usize,
-    /// Distinct states.
+    /// The number of distinct states.
     pub unique: usize,
     /// The longest path that was followed.
     pub depth: usize,
-    /// How long it took.
+    /// The duration.
     pub time: Duration,
-    /// What fails.
+    /// The properties that fail.
     pub counterexamples: Vec<Counterexample>,
-    /// What should be possible and never was: the model explores less than it says.
+    /// States that should be possible and were never reached. Then the model explores less than it
+    /// says.
     pub unreached: Vec<&'static str>,
 }
 
 impl Outcome {
-    /// Every property holds, and everything that should be possible was seen.
+    /// Whether every property holds and every state that should be possible was reached.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.counterexamples.is_empty() && self.unreached.is_empty()
@@ -62,7 +63,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Explores every state, depth first: only the fingerprints of states are kept.
+/// Explores every state, depth first. Only the fingerprints of states are kept.
 #[must_use]
 pub fn explore<M>(model: M, threads: usize) -> Outcome
 where

@@ -1,4 +1,4 @@
-//! What is explored: the short form is part of the tests, the full form is for a quiet hour.
+//! The list of explorations. The short form is part of the tests; the full form takes minutes.
 
 use crate::epochs::{Change, EpochModel};
 use crate::mutation::Mutation;
@@ -8,9 +8,9 @@ use crate::view_change::ViewChangeModel;
 
 /// One exploration.
 pub struct Run {
-    /// The model.
+    /// The name of the model.
     pub model: &'static str,
-    /// What of it.
+    /// The configuration in words.
     pub configuration: String,
     run: Box<dyn Fn(usize) -> Outcome>,
 }
@@ -24,23 +24,23 @@ impl Run {
         Self { model, configuration: configuration.into(), run: Box::new(run) }
     }
 
-    /// Explores with so many threads.
+    /// Explores with this number of threads.
     #[must_use]
     pub fn run(&self, threads: usize) -> Outcome {
         (self.run)(threads)
     }
 }
 
-/// How much is explored.
+/// The size of the exploration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// Seconds.
+    /// An exploration that takes seconds.
     Short,
-    /// Minutes.
+    /// An exploration that takes minutes.
     Full,
 }
 
-/// The protocol as it is: each of these must hold.
+/// The runs of the protocol as it is, each of which must hold.
 #[must_use]
 pub fn protocol(form: Form) -> Vec<Run> {
     [view_changes(form), synchronisation(form), epoch_changes(form)].into_iter().flatten().collect()
@@ -116,7 +116,7 @@ fn epoch_name(change: Change, old: (u8, u8), new: (u8, u8)) -> String {
     format!("{change}, {}x{} then {}x{}", old.0, old.1, new.0, new.1)
 }
 
-/// Rules taken away: each of these must fail.
+/// The runs with a rule taken away, each of which must fail.
 #[must_use]
 pub fn mutations() -> Vec<Run> {
     let views = [

@@ -1,37 +1,37 @@
 //! The steps of honest nodes in one epoch.
 //!
-//! Rule: a step is taken whenever the protocol permits it, and whatever a hostile member or leader
-//! could add is assumed to be there. So timers, wants and messages need no state: a node may enter
-//! any higher view at any time.
+//! The rule: a step is possible whenever the protocol permits it, and everything that a hostile
+//! member or leader could add is assumed to exist. So timers, wants and messages need no state: a
+//! node may enter any higher view at any time.
 //!
-//! Two steps of the protocol are folded into the next one that needs them:
-//! - *Executing* is only ever seen by others in the node's next PREPARE or VIEW-CHANGE, which makes
-//!   it durable too.
-//! - *Accepting a NEW-VIEW* is only ever seen in the node's first PREPARE of that view. What could
-//!   have been accepted
-//!   earlier can still be accepted then, as signed objects do not go away.
+//! Two steps of the protocol are folded into the next step that needs them:
+//! - *Executing* is only seen by other nodes in the node's next PREPARE or VIEW-CHANGE, which makes
+//!   it durable, too.
+//! - *Accepting a NEW-VIEW* is only seen in the node's first PREPARE of that view. A NEW-VIEW that
+//!   could have been accepted earlier can still be accepted then, because signed objects do not go
+//!   away.
 
 use crate::mutation::Mutation;
 use crate::new_view::choices;
 use crate::votes::{Committee, FRESH, LEFT, Prepared, ViewChange, Votes, bits, digest};
 
-/// What one honest node does. `node` is its index among the honest ones.
+/// A step of one honest node. `node` is its index among the honest members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// Enters `view`, executes up to `executed`, and signs a VIEW-CHANGE.
     Enter {
-        /// Who.
+        /// The node.
         node: u8,
         /// The view that it enters.
         view: u8,
-        /// What it reports as executed.
+        /// The sequence that it reports as executed.
         executed: u8,
-        /// What it reports as prepared for the next sequence.
+        /// The prepared certificate that it reports for the next sequence.
         prepared: Prepared,
     },
     /// Executes up to `sequence - 1` and signs PREPARE, or PRE-PREPARE where it leads, in its view.
     Prepare {
-        /// Who.
+        /// The node.
         node: u8,
         /// The sequence voted on.
         sequence: u8,
@@ -40,7 +40,7 @@ pub enum Step {
     },
     /// Signs COMMIT for what it prepared in its view.
     Commit {
-        /// Who.
+        /// The node.
         node: u8,
         /// The sequence voted on.
         sequence: u8,
@@ -49,7 +49,7 @@ pub enum Step {
     },
     /// Crashes and is in view 0 again (only without the durable view).
     Restart {
-        /// Who.
+        /// The node.
         node: u8,
     },
 }
@@ -66,7 +66,7 @@ impl Step {
         }
     }
 
-    /// In words, taken at `votes` by the member that is called `name`.
+    /// The step in words, taken at `votes` by the member with this `name`.
     #[must_use]
     pub fn describe(self, votes: &Votes, name: u8) -> String {
         let current = votes.view[self.node()];
@@ -89,12 +89,12 @@ impl Step {
     }
 }
 
-/// How digests of one origin differ.
+/// The difference between digests of one origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Values {
-    /// In nothing that a rule looks at: they may be renamed.
+    /// They differ in nothing that a rule looks at, so they may be renamed.
     Alike,
-    /// The second one of each view carries a valid RECONFIG.
+    /// The second digest of each view carries a valid RECONFIG.
     Reconfig,
 }
 
@@ -132,8 +132,7 @@ pub fn apply(votes: &Votes, step: Step) -> Votes {
             next.view[at] = view;
             execute(&mut next, at, executed);
             let sent = next.view_change_mut(at, view);
-            // Byte for byte the same ever after, also when the view was forgotten and is entered
-            // again.
+            // A VIEW-CHANGE keeps its bytes, even when the view was forgotten and is entered again.
             if *sent == ViewChange::NONE {
                 *sent = ViewChange::new(executed, prepared);
             }
@@ -210,8 +209,7 @@ fn prepare(
             continue;
         }
         let permitted = match leader {
-            // The leader's own NEW-VIEW is the one that makes followers active: what it proposed,
-            // they may vote for.
+            // The leader's NEW-VIEW makes followers active, so they may vote for its proposal.
             Some(leader) if leader != node => votes.prepares(leader, view, sequence),
             _ => proposable(votes, committee, node, view, sequence, values, mutation),
         };
@@ -233,8 +231,8 @@ fn proposable(
 ) -> u8 {
     let second = match values {
         Values::Reconfig => true,
-        // An honest leader proposes once. Of a hostile one's proposals the first that is voted for
-        // is called the first.
+        // An honest leader proposes once. The proposal of a hostile leader that gets a vote first
+        // is named the first.
         Values::Alike => {
             let first = 1u8 << digest(view, 0);
             committee.honest_leader(view).is_none()
@@ -244,12 +242,13 @@ fn proposable(
     };
     let fresh = (0..if second { FRESH } else { 1 })
         .fold(0u8, |all, choice| all | 1 << digest(view, choice));
-    // View 0 needs no NEW-VIEW. Elsewhere, who voted on a lower sequence of this view has a
-    // NEW-VIEW that is behind.
+    // View 0 needs no NEW-VIEW. In other views a node that voted on a lower sequence has a NEW-VIEW
+    // that is about a lower one.
     if view == 0 || (1..sequence).any(|lower| votes.prepares(node, view, lower) != 0) {
         return fresh;
     }
-    // A commit certificate of the view makes it active, too, and leaves what is above it open.
+    // A commit certificate of the view makes the node active, too, and leaves the sequences above
+    // it free.
     let active = (1..sequence).any(|lower| votes.committed_in(committee, view, lower) != 0);
     let choices = choices(votes, committee, view, mutation);
     choices.chosen(sequence) | if active || choices.allow_fresh(sequence) { fresh } else { 0 }
@@ -266,7 +265,7 @@ fn commit(votes: &Votes, committee: &Committee, node: usize, out: &mut Vec<Step>
     }
 }
 
-/// The digest was proposed with a RECONFIG in it.
+/// Whether the digest carries a RECONFIG.
 #[must_use]
 pub const fn is_reconfig(digest: u8) -> bool {
     digest % FRESH == 1

@@ -1,17 +1,18 @@
-//! The model of view synchronisation: who wants which view, who heard it, and who enters.
+//! The model of view synchronisation: which node wants which view, which reports arrived, and which
+//! node enters.
 //!
-//! Four validators, one of them a liar who reports anything to anyone at any time. Of each peer a
-//! node keeps one want, the newest that it heard: its whole state is a view, a want and one want
-//! per peer, whatever liars send.
+//! Four validators take part. One is a liar that reports anything to any node at any time. A node
+//! keeps one want of each peer, the newest that it heard. Its whole state is a view, a want and one
+//! want for each peer, whatever liars send.
 //!
-//! - Liars alone move nobody: a view is entered only when enough honest nodes wanted it or a higher
-//!   one, and the first
-//!   to want it had a reason of its own.
+//! The properties:
+//! - Liars alone move no node: a view is entered only when enough honest nodes wanted it or a
+//!   higher one, and the first to want it had a reason of its own.
 //! - From every state honest nodes come to a common view once messages arrive
 //!   ([`crate::convergence`]).
 //!
-//! Reasons of its own come and go at each node at any time. The nodes differ in nothing, so states
-//! that differ by a permutation of them are one.
+//! A node's own reasons come and go at any time. The nodes differ in nothing, so states that differ
+//! by a permutation of them are one.
 
 use crate::convergence::Convergence;
 use crate::mutation::Mutation;
@@ -22,19 +23,19 @@ use std::collections::HashSet;
 
 /// Validators.
 const MEMBERS: usize = 4;
-/// Honest ones.
+/// Honest validators.
 const NODES: usize = 3;
 
-/// Which reports may still arrive.
+/// The reports that may still arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reports {
-    /// The newest, as on an ordered channel.
+    /// Only the newest, as on an ordered channel.
     Newest,
-    /// Any that was ever sent, in any order: more than channels can do.
+    /// Every report that was ever sent, in any order. Real channels do less.
     Any,
 }
 
-/// The model.
+/// The model of view synchronisation.
 #[derive(Clone, Debug)]
 pub struct SyncModel {
     wants: Wants,
@@ -45,7 +46,7 @@ pub struct SyncModel {
     diverging: HashSet<[u8; NODES]>,
 }
 
-/// Views, wants and what was heard.
+/// The views, the wants, and the wants that were heard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct State {
     nodes: [Node; NODES],
@@ -64,35 +65,35 @@ struct Node {
     heard: [u8; NODES],
 }
 
-/// What one node does.
+/// A step of one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// A reason of its own: it wants the next view.
+    /// The node has a reason of its own and wants the next view.
     Suspect(u8),
-    /// Others are a reason: it wants the next view.
+    /// Other nodes are a reason, and the node wants the next view.
     Follow(u8),
-    /// No reason is left: it wants the view that it is in.
+    /// No reason is left, and the node wants the view that it is in.
     Withdraw(u8),
-    /// It hears that another wants a view.
+    /// The node hears that another one wants a view.
     Hear {
-        /// Who.
+        /// The node.
         node: u8,
-        /// From whom.
+        /// The other node.
         from: u8,
-        /// What the other wants, or wanted.
+        /// The view that the other node wants or wanted.
         want: u8,
     },
-    /// It enters a view that enough want.
+    /// The node enters a view that enough nodes want.
     Enter {
-        /// Who.
+        /// The node.
         node: u8,
-        /// What it enters.
+        /// The view.
         view: u8,
     },
 }
 
 impl SyncModel {
-    /// Views up to `last`.
+    /// A model with views up to `last`.
     #[must_use]
     pub fn new(last: u8, reports: Reports, mutation: Mutation) -> Self {
         let wants = Wants::new(MEMBERS, mutation);
@@ -105,7 +106,7 @@ impl SyncModel {
                 }
             }
         }
-        // What is searched for a counterexample is told with the nodes' own names.
+        // A search for a counterexample keeps the nodes apart, so that it can name them.
         Self { wants, last, reports, reduced: mutation == Mutation::None, diverging }
     }
 
@@ -123,8 +124,8 @@ impl SyncModel {
             .collect()
     }
 
-    /// What any of them could enter now, at least `quorum - liars` honest nodes wanted, or a higher
-    /// view.
+    /// Whether every view that a node could enter now was wanted, or a higher one was, by at least
+    /// `quorum - liars` honest nodes.
     fn wanted_by_enough(&self, state: &State) -> bool {
         (0..NODES)
             .filter(|node| {

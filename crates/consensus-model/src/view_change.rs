@@ -1,8 +1,8 @@
 //! The model of votes, view changes and crashes: no two commit certificates of one sequence differ.
 //!
-//! Every position of the attacker is explored, so every role: leader of any view, or of none. A
-//! crash needs no step: all that a node keeps here is durable before it is sent, and what it loses
-//! (which NEW-VIEW it accepted, which messages reached it) it may get again.
+//! Every position of the attacker is explored, and so every role: leader of any view, or of none. A
+//! crash needs no step. All that a node keeps here is durable before it is sent, and a node may get
+//! again what it loses: the NEW-VIEW that it accepted and the messages that reached it.
 
 use crate::mutation::Mutation;
 use crate::reduce::representative;
@@ -11,7 +11,7 @@ use crate::steps::{Step, Values, apply, steps};
 use crate::votes::{Committee, Votes};
 use stateright::{Model, Property};
 
-/// The model: one committee for each position of the attacker.
+/// The model, with one committee for each choice of hostile members.
 #[derive(Clone, Debug)]
 pub struct ViewChangeModel {
     committees: Vec<Committee>,
@@ -19,18 +19,18 @@ pub struct ViewChangeModel {
     reduced: bool,
 }
 
-/// Who attacks, and what the honest nodes did.
+/// The hostile members, and the votes of the honest ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct State {
-    /// Which choice of hostile members.
+    /// The choice of hostile members.
     pub case: u8,
-    /// What honest nodes signed.
+    /// The votes of honest nodes.
     pub votes: Votes,
 }
 
 impl ViewChangeModel {
-    /// `members` validators of whom as many lie as one may assume (one of three, too), over so many
-    /// views and sequences. Every choice of who lies is explored.
+    /// A model of `members` validators over these views and sequences. As many members lie as may
+    /// be assumed, and one of three, too. Every choice of liars is explored.
     #[must_use]
     pub fn new(members: u8, views: u8, sequences: u8, mutation: Mutation) -> Self {
         let faulty = ((members - 1) / 3).max(1);
@@ -43,14 +43,14 @@ impl ViewChangeModel {
         Self { committees, mutation, reduced: !mutation.forgets() }
     }
 
-    /// Every state apart: nothing is taken for settled, and names differ.
+    /// Turns every reduction off.
     #[must_use]
     pub fn unreduced(mut self) -> Self {
         self.reduced = false;
         self
     }
 
-    /// VIEW-CHANGEs carry certificates of lower views only.
+    /// Lets VIEW-CHANGEs carry certificates of lower views only.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.committees.iter_mut().for_each(|committee| committee.any_certificate = false);

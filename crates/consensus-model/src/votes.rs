@@ -1,20 +1,21 @@
-//! The votes of one epoch: what honest nodes signed, and what follows from it.
+//! The votes of one epoch: the objects that honest nodes signed, and what follows from them.
 //!
-//! Rule: nothing is ever taken back. The network is the set of all signed objects; each may reach
-//! anyone at any later time, or never, so loss, duplicates, delay and reordering need no actions of
-//! their own. A certificate is a predicate over that set. Hostile members sign everything at any
-//! time, so their votes are never stored: a certificate needs [`Committee::need`] honest votes.
+//! The rule: nothing is ever taken back. The network is the set of all signed objects. Each may
+//! reach any node at any later time or never, so loss, duplicates, delay and reordering need no
+//! actions of their own. A certificate is a predicate over that set. Hostile members sign
+//! everything at any time, so their votes are never stored: a certificate needs [`Committee::need`]
+//! honest votes.
 
-/// Honest members of a committee at most.
+/// The most honest members of a committee.
 pub const HONEST: usize = 5;
-/// Views at most.
+/// The most views.
 pub const VIEWS: usize = 4;
-/// Sequences of an epoch at most.
+/// The most sequences of an epoch.
 pub const SEQUENCES: usize = 3;
 /// The view of a node for which the epoch is over: above every view, so it signs nothing more.
 pub const LEFT: u8 = VIEWS as u8;
 
-/// Digests that a hostile leader may propose afresh for one sequence of its view.
+/// The number of fresh digests that a hostile leader may propose for one sequence of its view.
 pub const FRESH: u8 = 2;
 
 /// The digest that `origin` proposed afresh as its `choice`-th. Its number is its bit in a set of
@@ -95,7 +96,7 @@ impl std::fmt::Debug for ViewChange {
     }
 }
 
-/// Who votes in an epoch, and who of them lies.
+/// The voters of an epoch, and the liars among them.
 #[derive(Clone, Debug)]
 pub struct Committee {
     /// Validators.
@@ -134,7 +135,7 @@ impl Committee {
         }
     }
 
-    /// Honest votes without which no certificate exists.
+    /// The number of honest votes without which no certificate exists.
     #[must_use]
     pub const fn need(&self) -> u32 {
         self.quorum.saturating_sub(self.hostile) as u32
@@ -159,8 +160,8 @@ impl Committee {
     }
 }
 
-/// What honest nodes signed in one epoch, and what they hold durably. Certificates and activity
-/// follow from it.
+/// The objects that honest nodes signed in one epoch and hold durably. Certificates and activity
+/// follow from them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Votes {
     /// The view that each node entered; [`LEFT`] when the epoch is over for it.
@@ -253,7 +254,7 @@ impl Votes {
             .count() as u8
     }
 
-    /// No sequence has commit certificates of two digests.
+    /// Whether no sequence has commit certificates of two digests.
     #[must_use]
     pub fn agree(&self, committee: &Committee) -> bool {
         (1..=committee.sequences)

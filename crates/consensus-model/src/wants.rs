@@ -1,9 +1,9 @@
 //! The arithmetic of wants: when reports of others are a reason, and which view they let a node
 //! enter.
 //!
-//! Rule: what a liar reports is never stored. It may be anything, to each node something else, so
-//! every rule is evaluated for the lowest and the highest lie; as the k-th largest of a list grows
-//! by steps of its members, every view between the two results is possible, too.
+//! The rule: a liar's report is never stored. It may be anything, and different for each node, so
+//! every rule is evaluated for the lowest and the highest lie. The k-th largest of a list grows by
+//! steps of its members, so every view between the two results is possible, too.
 
 use crate::mutation::Mutation;
 
@@ -44,13 +44,13 @@ impl Wants {
         (self.largest(wants, self.enter, 0), self.largest(wants, self.enter, HIGHEST))
     }
 
-    /// What honest peers report is a reason to leave `view`, whatever liars report.
+    /// Whether the reports of honest peers are a reason to leave `view`, whatever liars report.
     #[must_use]
     pub fn must_follow(&self, peers: &[u8], view: u8) -> bool {
         self.follow.is_some_and(|count| self.largest(peers, count, 0) > view)
     }
 
-    /// What honest peers report is a reason to leave `view` if liars help.
+    /// Whether the reports of honest peers are a reason to leave `view` if liars help.
     #[must_use]
     pub fn may_follow(&self, peers: &[u8], view: u8) -> bool {
         self.follow.is_some_and(|count| self.largest(peers, count, HIGHEST) > view)
