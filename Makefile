@@ -43,7 +43,7 @@ build: ## the three binaries in target/release (1 min; first time 20 min)
 images: ## the images, with their sizes; loaded into the local Kubernetes when it is up (1 min)
 	@scripts/build && scripts/images
 
-lint: ## format, clippy with warnings denied, licences and sources of dependencies, charts, alerts and dashboards (3 min)
+lint: ## format, clippy with warnings denied, licences and sources of dependencies, charts, alerts, dashboards, documents (3 min)
 	@scripts/lint
 
 fmt: ## formats the Rust code (5 s)
