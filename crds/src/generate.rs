@@ -6,8 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-/// No generated file is larger: `kubectl apply` keeps the whole text in an annotation of at most
-/// 256 KiB.
+/// The most bytes of a generated file. `kubectl apply` keeps the whole text in an annotation, which
+/// may have at most 256 KiB.
 pub const MAX_YAML_BYTES: usize = 96 * 1024;
 
 const HEADER: &str = "# Generated from crds/src by `make crds`. Do not edit.\n";
@@ -40,7 +40,8 @@ pub fn crd() -> Result<CustomResourceDefinition> {
     serde_json::from_value(crd).context("the CRD does not read back")
 }
 
-/// Removes the key `description` wherever it is text (a property of that name is an object).
+/// Removes the key `description` wherever it is text. A property of that name is an object, and
+/// stays.
 fn drop_descriptions(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -60,7 +61,8 @@ pub fn crd_yaml() -> Result<String> {
     to_yaml(&crd()?)
 }
 
-/// The YAML for the Helm chart: as [`crd_yaml`], and `helm uninstall` keeps it.
+/// The YAML for the Helm chart. It is that of [`crd_yaml`] with an annotation by which `helm
+/// uninstall` keeps it.
 ///
 /// # Errors
 /// If it is larger than [`MAX_YAML_BYTES`], or if Helm would take part of it for a template.

@@ -1,9 +1,10 @@
 //! The Kubernetes API of CretoAI, group `cretoai.io/v1alpha1`, as Rust types.
 //!
-//! The YAML in `crds/yaml` and in `charts/creto-crds` is generated from these types by the `crdgen`
-//! binary and checked to be fresh. The rule of this crate: a field stands here only if the operator
-//! acts on it, every refusal is a sentence that names the field and the fix, and every list, map
-//! and string is bounded.
+//! The binary `crdgen` generates the YAML in `crds/yaml` and `charts/creto-crds` from these types,
+//! and checks that it is fresh.
+//!
+//! The rule: every field is one that the operator acts on, every refusal is a sentence that names
+//! the field and the fix, and every list, map and string has a bound.
 
 mod generate;
 mod spec;

@@ -1,4 +1,4 @@
-//! `CretoCluster.spec`: what a user asks for.
+//! `CretoCluster.spec`: the state that a user asks for.
 
 use crate::status::CretoClusterStatus;
 use k8s_openapi::{
@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// One chain of CretoAI nodes.
+/// The specification of one chain of CretoAI nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "cretoai.io",
@@ -23,10 +23,10 @@ use std::collections::BTreeMap;
     namespaced,
     status = "CretoClusterStatus",
     derive = "PartialEq",
-    doc = "A chain of CretoAI nodes: validators that order payloads and tolerate faults of less than a third of them.",
+    doc = "A chain of CretoAI nodes: validators that order payloads and tolerate faults in fewer than a third of their number.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
-    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.summary.nodes", description = "Nodes that take part, of all"),
-    printcolumn(name = "Quorum", type_ = "string", json_path = ".status.summary.quorum", description = "Nodes that take part, of those that a decision needs"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.summary.nodes", description = "Nodes that take part / all nodes"),
+    printcolumn(name = "Quorum", type_ = "string", json_path = ".status.summary.quorum", description = "Nodes that take part of the number that a decision needs"),
     printcolumn(name = "Tolerates", type_ = "string", json_path = ".status.summary.tolerates"),
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader"),
     printcolumn(name = "Sequence", type_ = "integer", format = "int64", json_path = ".status.sequence"),
@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "View", type_ = "integer", format = "int64", json_path = ".status.view", priority = 1),
     printcolumn(name = "Epoch", type_ = "integer", format = "int64", json_path = ".status.epoch", priority = 1),
-    printcolumn(name = "Suspected", type_ = "string", json_path = ".status.summary.suspected", priority = 1, description = "Members of whose violations the chain holds proof"),
+    printcolumn(name = "Suspected", type_ = "string", json_path = ".status.summary.suspected", priority = 1, description = "Members against which the chain holds proof of a violation"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.summary.status", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name must have at most 40 characters, so that the names of its pods and labels fit; choose a shorter name"),
@@ -46,16 +46,16 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CretoClusterSpec {
-    /// Validators: 1 for development, or 3 to 31. n nodes tolerate f = (n-1)/3 faulty ones, so 3
-    /// tolerate none and 4 tolerate one; a count that is not 3f+1 adds cost and no tolerance.
-    /// Immutable once the chain is born.
+    /// Number of validators: 1 for development, or 3 to 31. n validators tolerate (n-1)/3 faulty
+    /// ones, rounded down: 3 tolerate none, 4 tolerate one. A number that is not 3f+1 adds cost and
+    /// no tolerance. Immutable once the chain is born.
     #[x_kube(validation = Rule::new("self == 1 || (self >= 3 && self <= 31)").message(
         "spec.replicas must be 1 (development) or 3 to 31; set 4, the least that tolerates one faulty node"
     ))]
     pub replicas: i32,
 
-    /// Image of the node. Left out: the image that the operator was installed with when this
-    /// cluster was made; an upgrade of the operator does not change it.
+    /// Image of the nodes. If it is left out, the cluster uses the default image that the operator
+    /// had when the cluster was created, and an upgrade of the operator does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -68,16 +68,17 @@ pub struct CretoClusterSpec {
     #[serde(default)]
     pub resources: Resources,
 
-    /// Affinity of the pods. Left out: none.
+    /// Affinity of the pods. The default is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
-    /// How the pods spread. Left out: over hosts and zones, where there are several.
+    /// Constraints on how the pods spread. If they are left out, the pods spread over hosts and
+    /// zones where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
 
-    /// Additions to the pods.
+    /// Additions to the pods of the nodes.
     #[serde(default)]
     pub pod_template: PodTemplate,
 
@@ -85,15 +86,15 @@ pub struct CretoClusterSpec {
     #[serde(default)]
     pub storage: Storage,
 
-    /// Consensus, as in `node.toml`.
+    /// Settings of consensus, as in `node.toml`.
     #[serde(default)]
     pub consensus: Consensus,
 
-    /// Caches and logs, as in `node.toml`.
+    /// Settings of caches and logs, as in `node.toml`.
     #[serde(default)]
     pub tuning: Tuning,
 
-    /// Stop reconciling: the operator only reports. The nodes run on.
+    /// Whether the operator only reports and changes nothing. The nodes keep running.
     #[serde(default)]
     pub paused: bool,
 }
@@ -101,11 +102,11 @@ pub struct CretoClusterSpec {
 /// When the kubelet pulls the image.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
 pub enum ImagePullPolicy {
-    /// At each start.
+    /// Pull the image at each start.
     Always,
-    /// Never: the image is on the host.
+    /// Never pull: the image is on the host.
     Never,
-    /// When the host lacks it.
+    /// Pull the image when the host lacks it.
     #[default]
     IfNotPresent,
 }
@@ -126,12 +127,12 @@ impl ImagePullPolicy {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// What the scheduler sets aside.
+    /// Amounts that the scheduler reserves.
     #[serde(default = "default_requests")]
     #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
-    /// What a node may use at most. Memory should leave room above `tuning`: twice the cache and
-    /// write buffers.
+    /// Amounts that a node may use at most. Set memory to at least twice the sum of
+    /// `tuning.cacheSizeMb` and `tuning.writeBufferMb`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
@@ -167,19 +168,19 @@ pub struct PodTemplate {
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new(OWN_KEYS).message("spec.podTemplate.annotations must not use the prefixes app.kubernetes.io/ and cretoai.io/, which the operator sets; use a prefix of your own"))]
     pub annotations: BTreeMap<String, String>,
-    /// Only hosts with these labels.
+    /// Labels that a host must have to run the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints of hosts that the pods bear.
+    /// Tolerations added to the pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// Priority of the pods.
+    /// PriorityClass of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
-    /// Names of the Secrets that the image is pulled with.
+    /// Names of the Secrets with which the image is pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
     pub image_pull_secrets: Vec<String>,
@@ -191,7 +192,8 @@ pub struct PodTemplate {
 #[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
     .message("spec.storage.storageClassName is immutable: a volume cannot change its class; set it back to what it was").field_path(".storageClassName"))]
 pub struct Storage {
-    /// Size. It may grow, if the storage class allows expansion, and never shrinks.
+    /// Size of each volume. It never shrinks, and it can grow if the storage class allows
+    /// expansion.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
@@ -199,13 +201,14 @@ pub struct Storage {
     #[x_kube(validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0")
         .message(Message::Expression("'spec.storage.size never shrinks: ' + self + ' is less than ' + oldSelf + '; set ' + oldSelf + ' or more'".to_string())))]
     pub size: String,
-    /// Storage class. Left out: the default class of the Kubernetes cluster. Immutable.
+    /// Storage class of the volumes. The default is the default class of the Kubernetes cluster.
+    /// Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
-    /// What becomes of volumes, genesis and admin key when the CretoCluster is deleted: they stay
-    /// and a new CretoCluster of this name adopts them (Retain), or they are deleted for good
-    /// (Delete).
+    /// Policy for volumes, genesis and admin key when the CretoCluster is deleted. With Retain they
+    /// stay, and a new CretoCluster of this name adopts them. With Delete they are deleted for
+    /// good.
     #[serde(default)]
     pub retention_policy: RetentionPolicy,
 }
@@ -224,10 +227,10 @@ fn default_size() -> String {
     "10Gi".to_string()
 }
 
-/// What becomes of volumes, genesis and admin key when the CretoCluster is deleted.
+/// Policy for volumes, genesis and admin key when the CretoCluster is deleted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
 pub enum RetentionPolicy {
-    /// They stay.
+    /// They stay, and a new CretoCluster of this name adopts them.
     #[default]
     Retain,
     /// They are deleted for good.
@@ -238,11 +241,11 @@ pub enum RetentionPolicy {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Consensus {
-    /// A client's call waits ten times this for finality, in milliseconds.
+    /// Expected time to finality, in milliseconds. A client's call waits ten times as long.
     #[serde(default = "default_finality_timeout_ms")]
     #[schemars(range(min = 50, max = 60000))]
     pub finality_timeout_ms: i32,
-    /// Payloads that a node takes before it answers 429.
+    /// Vertices that may wait for a decision before a node answers 429.
     #[serde(default = "default_max_pending_vertices")]
     #[schemars(range(min = 100, max = 1_000_000))]
     pub max_pending_vertices: i32,
@@ -269,15 +272,15 @@ const fn default_max_pending_vertices() -> i32 {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Tuning {
-    /// Cache of RocksDB, in MiB.
+    /// Size of RocksDB's cache, in MiB.
     #[serde(default = "default_cache_size_mb")]
     #[schemars(range(min = 8, max = 65536))]
     pub cache_size_mb: i32,
-    /// Write buffers of RocksDB, in MiB.
+    /// Size of RocksDB's write buffers, in MiB.
     #[serde(default = "default_write_buffer_mb")]
     #[schemars(range(min = 4, max = 4096))]
     pub write_buffer_mb: i32,
-    /// How much the nodes log.
+    /// Level of the nodes' logs.
     #[serde(default)]
     pub log_level: LogLevel,
 }
@@ -300,18 +303,18 @@ const fn default_write_buffer_mb() -> i32 {
     32
 }
 
-/// How much the nodes log.
+/// Level of the nodes' logs.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// Only what stops a node.
+    /// Errors that stop a node.
     Error,
-    /// And what a person should look at.
+    /// Errors, and warnings for a person to look at.
     Warn,
-    /// And what happens.
+    /// The above, and the course of events.
     #[default]
     Info,
-    /// And how.
+    /// The above, and its details.
     Debug,
     /// Everything.
     Trace,

@@ -1,24 +1,24 @@
-//! `CretoCluster.status`: what is so.
+//! `CretoCluster.status`: the observed state.
 //!
-//! Facts about the chain stand here only if `w` nodes agreed on them (f+1 at n = 3f+1), so no
-//! single node is believed. With fewer reports the last agreed facts stay, and `agreedAt` says how
-//! old they are.
+//! The rule: a fact about the chain stands here only if `w` nodes agreed on it (f+1 at n = 3f+1),
+//! so no single node is believed. With fewer reports the last agreed facts stay, and `agreedAt`
+//! says how old they are.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is so.
+/// The observed state of the cluster.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CretoClusterStatus {
-    /// The generation of the spec that this status is about.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Whether the chain is born. Never turns false again.
+    /// Whether the chain is born. It never becomes false again.
     #[serde(default)]
     pub bootstrapped: bool,
-    /// Hash of the genesis: the identity of the chain, 64 hexadecimal digits.
+    /// Hash of the genesis, which identifies the chain: 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain_id: Option<String>,
     /// Epoch that `w` nodes agree on.
@@ -33,26 +33,26 @@ pub struct CretoClusterStatus {
     /// Newest sequence whose chain hash `w` nodes agree on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<i64>,
-    /// When facts of the chain were last agreed on.
+    /// Time at which `w` nodes last agreed on facts of the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed_at: Option<Time>,
-    /// Members of whose violations the chain holds proof, as `w` nodes agree: their reputation is
-    /// below full. By pod name.
+    /// Pod names of the members against which the chain holds proof of a violation, as `w` nodes
+    /// agree. Their reputation is below full.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 31))]
     pub suspected: Vec<String>,
-    /// How many nodes there are, take part, and are needed.
+    /// Numbers of nodes: all, those that a decision needs, and those that take part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
-    /// Version of the nodes that answered; several are joined by commas.
+    /// Version of the nodes that answered. Several versions are joined by commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Each validator.
+    /// The validators.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 31))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub members: Vec<MemberStatus>,
-    /// What a person reads first: the columns of `kubectl get`.
+    /// Summary for people: the columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
     /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, ByzantineSuspected,
@@ -63,17 +63,17 @@ pub struct CretoClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// How many nodes there are, take part, and are needed.
+/// Numbers of nodes: all, those that a decision needs, and those that take part.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct QuorumStatus {
-    /// Validators.
+    /// Number of validators.
     pub size: i32,
-    /// Validators that a decision needs.
+    /// Number of validators that a decision needs.
     pub required: i32,
-    /// Validators that take part now, as the operator sees it.
+    /// Number of validators that take part now, as the operator sees it.
     pub participating: i32,
-    /// Faulty validators, even malicious ones, that the chain tolerates.
+    /// Number of faulty validators, even malicious ones, that the chain tolerates.
     pub fault_tolerance: i32,
 }
 
@@ -81,45 +81,46 @@ pub struct QuorumStatus {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
-    /// Name of its pod.
+    /// Name of the validator's pod.
     pub name: String,
-    /// Its number on the chain.
+    /// Id of the validator on the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<i32>,
-    /// BLAKE3 of its public key, 64 hexadecimal digits.
+    /// BLAKE3 of the validator's public key, 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_fingerprint: Option<String>,
-    /// Validator; or CatchingUp, Learner, Waiting, Down, Silent, Unreachable, Stale (its volume is
-    /// an older copy), Foreign (another key or chain than in the genesis), Dissenting.
+    /// Validator, CatchingUp, Learner, Waiting, Down, Silent, Unreachable, Stale (its volume is an
+    /// older copy), Foreign (its key or chain is not that of the genesis) or Dissenting (it
+    /// contradicts the other nodes).
     pub role: String,
-    /// The sequence that it says it executed.
+    /// Newest sequence that the node says it executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<i64>,
-    /// How far that is behind what `w` nodes agree on.
+    /// Number of sequences by which the node is behind the sequence that `w` nodes agree on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
-    /// Its version.
+    /// Version of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// When it last answered; brought up to date at least each half minute.
+    /// Time of the node's last answer, updated at least every half minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Time>,
-    /// What it waits for, or what is wrong with it.
+    /// What the node waits for, or what is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a person reads first.
+/// Summary for people.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// "4/4": nodes that take part, of all.
+    /// Nodes that take part / all nodes, such as "4/4".
     pub nodes: String,
-    /// "4 of 3": nodes that take part, of those that a decision needs.
+    /// Nodes that take part of the number that a decision needs, such as "4 of 3".
     pub quorum: String,
-    /// "1 faulty".
+    /// Faults that the chain tolerates, such as "1 faulty".
     pub tolerates: String,
-    /// "none", or the suspected members, joined by commas.
+    /// "none", or the suspected members joined by commas.
     #[serde(default)]
     pub suspected: String,
     /// One sentence, derived from the conditions.
