@@ -1,4 +1,4 @@
-//! Who gets a TLS connection and who does not, on in-memory connections.
+//! TLS connections on in-memory pipes: which peers get one, and which are refused and why.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -6,6 +6,7 @@ use crate::{
     domain::Domain,
     hash::Hash,
     ids::{Epoch, NodeId, Sequence},
+    quorum::MAX_MEMBERS,
     validators::Parameters,
 };
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -118,24 +119,36 @@ pub struct SignedReconfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Void {
     /// The order is for another epoch, too late, or valid for more than a minute.
-    #[error("it is not of this epoch, too late, or valid for more than a minute")]
+    #[error(
+        "the order is of another epoch, has expired, or is valid for more than a minute; make it anew for this epoch"
+    )]
     Late,
     /// A signature is missing or does not verify.
-    #[error("a signature is missing or does not verify")]
+    #[error(
+        "a signature is missing or does not verify; the admin key signs, a new key, and the old key of a rotation"
+    )]
     Signature,
     /// The new key is or was in use.
-    #[error("its key is or was in use")]
+    #[error("the new key is or was in use on this chain; make a fresh one")]
     KeyUsed,
-    /// There is no such validator, or the name is taken.
-    #[error("there is no such validator, or its name is taken")]
+    /// There is no such validator, or the new name is empty, too long or taken.
+    #[error(
+        "no validator has this id, or the new name is empty, too long or taken; look at the members"
+    )]
     Member,
     /// The protocol does not know the resulting number of validators.
-    #[error("it leads to a number of validators that cannot be")]
+    #[error(
+        "it would leave no validator, or more than {MAX_MEMBERS}, or more than 3 under fault model `crash`"
+    )]
     Count,
     /// The new key's node does not know the chain.
-    #[error("READY is missing or not of this chain")]
+    #[error(
+        "READY is missing or names no recent chain hash of this chain; ask the new node for it again"
+    )]
     Ready,
     /// No cluster can run with the parameters.
-    #[error("its parameters are not sound")]
+    #[error(
+        "its parameters are not sound: no interval may be 0, the window is at least two checkpoint intervals, and recent_payloads at least {MAX_MEMBERS}"
+    )]
     Parameters,
 }

@@ -63,7 +63,7 @@ impl Chain {
         )
     }
 
-    /// What of this counts.
+    /// The offence, if this evidence counts.
     fn count(&mut self, evidence: Evidence) -> Option<Offence> {
         let counted = self.judge(vec![Item::Evidence(Box::new(evidence))]).counted;
         assert!(counted.len() <= 1);

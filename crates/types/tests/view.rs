@@ -130,14 +130,14 @@ fn verify(new_view: &NewView) -> Option<Choice> {
     new_view.verify(chain_id(), &four(), opening(), &Check)
 }
 
-/// What a leader makes of an honest NEW-VIEW and signs: nobody believes it.
+/// Asserts that no node believes an honest NEW-VIEW that its leader changed and signed again.
 fn refused(what: &str, change: impl FnOnce(&mut NewView)) {
     let mut changed = honest();
     change(&mut changed);
     assert_eq!(verify(&sealed(changed)), None, "{what}");
 }
 
-/// What is changed, and how.
+/// The name of a change, and the change.
 type Changed<T> = (&'static str, fn(&mut T));
 
 #[test]
@@ -269,7 +269,7 @@ fn a_leader_cannot_begin_after_what_nobody_can_prove() {
     refused("two chain hashes", |n| {
         n.heads[0] = sign(ViewChangeHead { chain_hash: hash("other"), ..head(0, 8, None) })
     });
-    // What the highest head claims must be proven, whoever else reports less.
+    // The claim of the highest head must be proven, even if others report less.
     refused("a higher claim", |n| n.heads[0] = sign(head(0, 9, None)));
 }
 

@@ -1,5 +1,5 @@
-//! What several test binaries share: keys that cost a hash, a genesis of any size, and objects
-//! signed with such keys.
+//! Helpers that several test binaries share: keys that cost only a hash, a genesis of any size, and
+//! objects signed with such keys.
 
 #![allow(dead_code, reason = "no test binary needs all of it")]
 
