@@ -1,4 +1,4 @@
-//! The objects of a CretoAI chain: what is signed, hashed, stored and sent.
+//! The objects of a CretoAI chain, which are signed, hashed, stored and sent.
 //!
 //! Every object has one encoding ([`encode`], strict borsh), which serves disk, wire and hashing,
 //! and an id or a signature that is bound to its kind, its chain and its epoch ([`Domain`]).
@@ -12,8 +12,8 @@
 //! | `genesis`, `validators`, `quorum` | the members of a chain, and how many of them decide |
 //! | `payload`, `topic`, `item`, `header`, `vertex`, `tip` | the data of a lane, and places in it |
 //! | `proposal`, `vote`, `certificate`, `view` | one decision, and the change of a view |
-//! | `outcome`, `merkle`, `receipt` | what became of a payload, and its proof |
-//! | `checkpoint`, `chain_state`, `reconfig`, `evidence` | what follows from decisions |
+//! | `outcome`, `merkle`, `receipt` | the outcome of a payload, and its proof |
+//! | `checkpoint`, `chain_state`, `reconfig`, `evidence` | the state that follows from decisions |
 
 mod certificate;
 mod chain_state;

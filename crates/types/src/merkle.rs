@@ -1,12 +1,14 @@
-//! Merkle trees over hashes, and paths that prove that a leaf is in one.
+//! Merkle trees over hashes, and paths that prove that a tree has a leaf.
 //!
-//! Inner nodes and the number of leaves are hashed in domains of their own, so that neither a leaf
-//! nor a tree of another size can pose as a root. A node without a neighbour moves up unchanged.
+//! The rule: neither a leaf nor a tree of another size can have the same root, because inner nodes
+//! and the number of leaves are hashed with tags of their own. A node without a neighbour moves up
+//! unchanged.
 
 use crate::hash::{Hash, TaggedHasher};
 use borsh::{BorshDeserialize, BorshSerialize};
 
-/// The longest path: of a tree with as many leaves as a `u32` can count.
+/// The length of the longest path, which is that of a tree with as many leaves as a `u32` can
+/// count.
 const MAX_SIBLINGS: usize = 32;
 
 fn node(left: &Hash, right: &Hash) -> Hash {
@@ -17,7 +19,7 @@ fn root_of(top: &Hash, leaves: u64) -> Hash {
     TaggedHasher::new("creto merkle root v1").with(&leaves).with(top).finish()
 }
 
-/// The level above.
+/// The level above `level`.
 fn above(level: &[Hash]) -> Vec<Hash> {
     let parent = |pair: &[Hash]| match pair {
         [left, right] => node(left, right),
@@ -36,14 +38,14 @@ pub fn merkle_root(leaves: &[Hash]) -> Hash {
     root_of(&level.first().copied().unwrap_or(Hash::ZERO), leaves.len() as u64)
 }
 
-/// The neighbours that lead from one leaf to the root.
+/// The path from one leaf to the root.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct MerklePath {
-    /// The leaf's place, from 0.
+    /// The position of the leaf, from 0.
     pub index: u32,
-    /// How many leaves the tree has.
+    /// The number of leaves of the tree.
     pub leaves: u32,
-    /// From the bottom up; none where a node has no neighbour.
+    /// The neighbours from the bottom up. A level where the node has no neighbour has no entry.
     pub siblings: Vec<Hash>,
 }
 
@@ -61,8 +63,9 @@ impl MerklePath {
         Some(Self { index, leaves: count, siblings })
     }
 
-    /// The root that this path gives a leaf. Nothing when the path has another form than index and
-    /// size say, so that one leaf of one tree has exactly one path.
+    /// The root to which this path leads from a leaf. The result is nothing if the path does not
+    /// have the form that its index and size demand, so that one leaf of one tree has exactly one
+    /// path.
     #[must_use]
     pub fn root(&self, leaf: Hash) -> Option<Hash> {
         if self.index >= self.leaves || self.siblings.len() > MAX_SIBLINGS {
@@ -104,7 +107,7 @@ mod tests {
         assert_ne!(merkle_root(&swapped), root);
         assert_ne!(merkle_root(&leaves[..6]), root);
         assert_ne!(merkle_root(&[]), merkle_root(&[Hash::ZERO]));
-        // An inner node given as a leaf does not make the same root.
+        // A root that is given as a leaf does not make the same root.
         assert_ne!(merkle_root(&[merkle_root(&leaves[..2])]), merkle_root(&leaves[..2]));
     }
 

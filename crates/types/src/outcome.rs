@@ -1,4 +1,5 @@
-//! What became of the payloads that a decision ordered, as the chain commits to it.
+//! The outcomes of the payloads that a decision ordered, in the form to which the chain hash
+//! commits. Outcomes follow from the chain alone, so they are equal on all honest nodes.
 
 use crate::{
     hash::{Hash, TaggedHasher},
@@ -9,57 +10,58 @@ use crate::{
 };
 use borsh::{BorshDeserialize, BorshSerialize};
 
-/// What the chain alone says of a payload that a decision ordered.
+/// The outcome of a payload that a decision ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Outcome {
-    /// It took effect here.
+    /// The payload took effect in this decision.
     Executed,
-    /// It took effect before.
+    /// The payload took effect in an earlier decision.
     Duplicate {
-        /// Where.
+        /// The sequence of the earlier decision.
         executed_at: Sequence,
     },
-    /// The decision's time is after its `valid_until`: it never will take effect.
+    /// The decision's time is after the payload's `valid_until`, so it can no longer take effect.
     Expired,
-    /// Its `valid_until` is more than [`VALIDITY_WINDOW_MS`] after the decision's time. Not final:
-    /// it may be ordered again.
+    /// The payload's `valid_until` is more than [`VALIDITY_WINDOW_MS`] after the decision's time.
+    /// This is not final: the payload may be ordered again.
     Early,
-    /// The lane has as many executed payloads that are still valid as are remembered of one lane.
-    /// Not final: it may be ordered again, by this lane later or by another one.
+    /// The lane has used up its share of the executed payloads that are remembered. This is not
+    /// final: this lane may order the payload again later, or another lane may.
     Crowded,
 }
 
 impl Outcome {
-    /// Whether nothing can change it.
+    /// Whether no later decision can change the outcome.
     #[must_use]
     pub const fn is_final(self) -> bool {
         !matches!(self, Self::Early | Self::Crowded)
     }
 }
 
-/// What a record commits to for each payload that it ordered: one leaf of the tree under
+/// The leaf for one payload in the tree whose root is
 /// [`Record::outcomes`](crate::Record::outcomes).
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct OutcomeLeaf {
     /// The payload's position among all that the sequence ordered, from 0.
     pub index: u32,
-    /// What the payload is filed under.
+    /// The payload's topic.
     pub topic: Option<Topic>,
     /// The payload's id.
     pub payload: Hash,
-    /// What became of it.
+    /// The payload's outcome.
     pub outcome: Outcome,
 }
 
 impl OutcomeLeaf {
-    /// The leaf's hash.
+    /// The hash of the leaf.
     #[must_use]
     pub fn hash(&self) -> Hash {
         TaggedHasher::new("creto outcome v1").with(self).finish()
     }
 }
 
-/// The leaves of a record, in order: of each vertex the payloads with their outcomes.
+/// The leaves of a record: the payloads of each vertex with their outcomes, in the order of
+/// execution.
 pub fn outcome_leaves<'v>(
     vertices: impl IntoIterator<Item = (&'v CheckedVertex, &'v [Outcome])>,
 ) -> Vec<OutcomeLeaf> {
@@ -76,7 +78,7 @@ pub fn outcome_leaves<'v>(
         .collect()
 }
 
-/// The root over a record's leaves.
+/// The root of the tree over a record's leaves.
 #[must_use]
 pub fn outcomes_root(leaves: &[OutcomeLeaf]) -> Hash {
     merkle_root(&leaves.iter().map(OutcomeLeaf::hash).collect::<Vec<_>>())

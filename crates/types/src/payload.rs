@@ -1,5 +1,5 @@
-//! Payloads, which clients submit, and their outcomes. The rule: a payload takes effect at most
-//! once within its validity, whichever nodes it was sent to.
+//! Payloads, which clients submit. The rule: a payload takes effect at most once, within its
+//! validity, whichever nodes it was sent to.
 
 use crate::{
     hash::{Hash, TaggedHasher},
@@ -24,7 +24,7 @@ pub struct Payload {
     pub key: [u8; 16],
     /// The time, in Unix milliseconds, after which the payload can no longer execute.
     pub valid_until_ms: u64,
-    /// What it is filed under, if the client says so.
+    /// The topic under which the client files the payload, if it gives one.
     pub topic: Option<Topic>,
     /// 1 to [`MAX_PAYLOAD_DATA`] bytes that the ledger does not interpret.
     pub data: Vec<u8>,
@@ -44,7 +44,7 @@ impl Payload {
         !self.data.is_empty() && self.data.len() <= MAX_PAYLOAD_DATA
     }
 
-    /// The bytes that it takes in a vertex body.
+    /// The number of bytes that the payload takes in the body of a vertex.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let topic = self.topic.as_ref().map_or(0, |topic| 4 + topic.as_str().len());

@@ -35,21 +35,21 @@ impl Proposal {
     }
 }
 
-/// What a decision leaves: the proposal, the vertices that it ordered, and what became of their
-/// payloads. No signature, certificate or deciding view is part of it: one digest can be committed
-/// in two views.
+/// The record of a decision: the proposal, the vertices that it ordered, and the outcomes of their
+/// payloads. It holds no signature, certificate or deciding view, because one digest can be
+/// committed in two views and the record must be equal on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Record {
     /// The decided proposal.
     pub proposal: Proposal,
-    /// The vertices that became final, in their order.
+    /// The ids of the vertices that became final, in the order of their execution.
     pub vertices: Vec<Hash>,
-    /// The root over the outcomes of their payloads ([`outcomes_root`](crate::outcomes_root)).
+    /// The Merkle root of the outcomes of their payloads ([`outcomes_root`](crate::outcomes_root)).
     pub outcomes: Hash,
 }
 
 impl Record {
-    /// What the chain hash takes in of this record.
+    /// The hashes of this record that the chain hash covers.
     #[must_use]
     pub fn link(&self, domain: &Domain) -> RecordLink {
         RecordLink {
@@ -66,7 +66,7 @@ impl Record {
     }
 }
 
-/// One step of the chain hash: a record as its hashes.
+/// A record in the form that the chain hash covers: its hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct RecordLink {
     /// The proposal's digest.
@@ -78,7 +78,7 @@ pub struct RecordLink {
 }
 
 impl RecordLink {
-    /// The chain hash after the record of `sequence`, from the one before it.
+    /// The chain hash after the record of `sequence`, which follows the chain hash `previous`.
     #[must_use]
     pub fn chain_hash(&self, previous: Hash, sequence: Sequence) -> Hash {
         TaggedHasher::new("creto record v2").with(&previous).with(&sequence).with(self).finish()

@@ -1,4 +1,4 @@
-//! Receipts: what became of a payload, proven to anybody who has the chain's genesis.
+//! Receipts: proofs of a payload's outcome for anybody who has the chain's genesis.
 //!
 //! A receipt leads from the genesis to the validators of an epoch, from their certificate back to
 //! one record, and in that record to one payload:
@@ -29,13 +29,14 @@ use crate::{
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::fmt;
 
-/// The version of the format that is written and read here: its first byte.
+/// The version of the format, which is the first byte of an encoded receipt.
 const VERSION: u8 = 1;
 
-/// The most records between the payload's and the certificate: those of two checkpoint intervals.
+/// The most records between the record of the payload and the certificate: those of two checkpoint
+/// intervals.
 pub const MAX_FOLLOWING: usize = 2_048;
 
-/// From the validators of one epoch to those of the next.
+/// The step from the validators of one epoch to those of the next.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct EpochStep {
     /// The checkpoint that ended the epoch, signed by its validators.
@@ -44,30 +45,30 @@ pub struct EpochStep {
     pub validators: Validators,
 }
 
-/// What a quorum signed after the record.
+/// The certificate of a quorum that covers the record.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum ReceiptProof {
-    /// A decision of the next proposal, which names the chain hash before it.
+    /// The decision of the next proposal, which names the chain hash before it.
     Commit {
-        /// That proposal.
+        /// The next proposal.
         next: Proposal,
         /// The COMMITs of a quorum for its digest.
         certificate: Certificate,
     },
-    /// A checkpoint: a quorum's word for the chain hash.
+    /// A quorum's signatures over a checkpoint, which names the chain hash.
     Checkpoint(CheckpointCertificate),
 }
 
-/// The proof of what became of one payload.
+/// The proof of the outcome of one payload.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Receipt {
-    /// The chain: the hash of its genesis.
+    /// The chain id: the hash of the genesis.
     pub chain_id: Hash,
-    /// Every epoch's end before the epoch of the record.
+    /// The ends of all epochs before that of the record.
     pub epochs: Vec<EpochStep>,
     /// The sequence that ordered the payload.
     pub sequence: Sequence,
-    /// What became of the payload.
+    /// The payload and its outcome.
     pub leaf: OutcomeLeaf,
     /// The leaf's path to the outcomes of the record.
     pub path: MerklePath,
@@ -75,29 +76,29 @@ pub struct Receipt {
     pub previous: Hash,
     /// The record.
     pub record: RecordLink,
-    /// The records after it, up to the one that the proof is about.
+    /// The records after it, up to the one that the proof covers.
     pub following: Vec<RecordLink>,
-    /// What a quorum signed.
+    /// The certificate.
     pub proof: ReceiptProof,
 }
 
 /// Why a receipt proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiptError {
-    /// Made by another version.
+    /// The receipt is of another version.
     #[error(
         "it is a receipt of version {0}, and this program reads version {VERSION}; use the program of the release that made it"
     )]
     Version(u8),
-    /// Not the bytes of one receipt.
+    /// The bytes are not exactly one receipt.
     #[error("{0}")]
     Encoding(#[from] DecodeError),
-    /// Of another chain than the genesis.
+    /// The receipt is of another chain than the genesis.
     #[error("it is of chain {receipt}, and the genesis makes chain {genesis}")]
     OtherChain {
-        /// In the receipt.
+        /// The chain id in the receipt.
         receipt: Hash,
-        /// Of the genesis.
+        /// The chain id of the genesis.
         genesis: Hash,
     },
     /// The validators of an epoch do not follow from those of the epoch before.
@@ -105,28 +106,28 @@ pub enum ReceiptError {
     Epoch {
         /// The epoch.
         epoch: Epoch,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
-    /// The outcome is not in the record.
+    /// The path does not lead from the outcome to the record.
     #[error("the outcome is not one that the record commits to")]
     Outcome,
-    /// The certificate is about something else.
+    /// The certificate covers other records.
     #[error("its certificate is about other records than its own")]
     OtherRecord,
-    /// The certificate does not hold.
+    /// The certificate does not verify.
     #[error("its certificate does not verify: {0}")]
     Certificate(CertificateError),
 }
 
 impl Receipt {
-    /// The bytes of a receipt: the version, then the canonical encoding.
+    /// The bytes of the receipt: the version, then the canonical encoding.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         [&[VERSION], encode(self).as_slice()].concat()
     }
 
-    /// Reads a receipt; nothing is verified yet.
+    /// Reads a receipt without verifying it.
     ///
     /// # Errors
     /// [`ReceiptError::Version`] or [`ReceiptError::Encoding`].
@@ -138,7 +139,7 @@ impl Receipt {
         }
     }
 
-    /// Verifies all of it against the genesis of the chain.
+    /// Verifies the whole receipt against the genesis of the chain.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -210,7 +211,8 @@ impl Receipt {
     }
 }
 
-/// What a receipt says, in one sentence. It is true once the receipt was verified.
+/// Prints the receipt's statement in one sentence. The statement is true once the receipt was
+/// verified.
 impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let OutcomeLeaf { index, topic, payload, outcome } = &self.leaf;

@@ -1,4 +1,4 @@
-//! Topics: what a client files a payload under, so that several teams can share one ledger.
+//! Topics: names under which clients file payloads, so that several teams can share one ledger.
 
 use borsh::{BorshDeserialize, BorshSerialize, io};
 use std::{fmt, str::FromStr};
@@ -16,7 +16,7 @@ impl Topic {
     /// The most bytes of a topic.
     pub const MAX_BYTES: usize = 64;
 
-    /// Takes text as a topic.
+    /// Makes a topic of text.
     ///
     /// # Errors
     /// [`NotATopic`] if it is empty, too long, or holds a control character.
@@ -47,7 +47,7 @@ impl fmt::Display for Topic {
     }
 }
 
-/// Only what [`Topic::new`] takes can be read back.
+/// Decoding accepts only text that [`Topic::new`] accepts.
 impl BorshDeserialize for Topic {
     fn deserialize_reader<R: io::Read>(reader: &mut R) -> io::Result<Self> {
         let bytes = u32::deserialize_reader(reader)? as usize;
