@@ -36,7 +36,7 @@ fn decision(
 ) -> Decision {
     let domain = Domain { chain_id: genesis.chain_id(), epoch: Epoch(epoch) };
     let payload = |number: u8| Payload {
-        topic: (number % 2 == 0).then(|| Topic::new("orders").unwrap()),
+        topic: number.is_multiple_of(2).then(|| Topic::new("orders").unwrap()),
         ..common::payload(number, 10)
     };
     let vertex = |numbers: &[u8]| {
