@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 /// may have at most 256 KiB.
 pub const MAX_YAML_BYTES: usize = 96 * 1024;
 
+/// Kubernetes' own pattern of quantities.
+const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+
 const HEADER: &str = "# Generated from crds/src by `make crds`. Do not edit.\n";
 
 /// The CustomResourceDefinition of CretoCluster.
@@ -37,7 +40,36 @@ pub fn crd() -> Result<CustomResourceDefinition> {
             }
         }
     }
+    let schema = crd
+        .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
+        .context("the CRD has no schema")?;
+    narrow(schema);
     serde_json::from_value(crd).context("the CRD does not read back")
+}
+
+/// Says in the schema what the types say: the API server does not look at the format int32 and
+/// takes any text for a quantity. Without this it would accept what this operator cannot read, or
+/// what Kubernetes refuses only later.
+fn narrow(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("format").and_then(Value::as_str) == Some("int32") {
+                map.entry("minimum").or_insert_with(|| json!(i32::MIN));
+                map.entry("maximum").or_insert_with(|| json!(i32::MAX));
+            }
+            let quantity = map
+                .get("description")
+                .and_then(Value::as_str)
+                .is_some_and(|text| text.starts_with("Quantity is a fixed-point"));
+            if quantity {
+                map.insert("description".into(), json!("A quantity, such as 500m or 1Gi."));
+                map.insert("pattern".into(), json!(QUANTITY));
+            }
+            map.values_mut().for_each(narrow);
+        }
+        Value::Array(values) => values.iter_mut().for_each(narrow),
+        _ => {}
+    }
 }
 
 /// Removes the key `description` wherever it is text. A property of that name is an object, and

@@ -18,8 +18,7 @@ use std::collections::BTreeMap;
     kind = "CretoCluster",
     plural = "cretoclusters",
     shortname = "creto",
-    category = "creto",
-    category = "all",
+    category = "cretoai",
     namespaced,
     status = "CretoClusterStatus",
     derive = "PartialEq",
@@ -278,7 +277,7 @@ pub struct Tuning {
     pub cache_size_mb: i32,
     /// Size of RocksDB's write buffers, in MiB.
     #[serde(default = "default_write_buffer_mb")]
-    #[schemars(range(min = 4, max = 4096))]
+    #[schemars(range(min = 8, max = 4096))]
     pub write_buffer_mb: i32,
     /// Level of the nodes' logs.
     #[serde(default)]

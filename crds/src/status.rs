@@ -47,6 +47,9 @@ pub struct CretoClusterStatus {
     /// Version of the nodes that answered. Several versions are joined by commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Image that the nodes run, once all of them do: a cluster that names none keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The validators.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 31))]

@@ -158,6 +158,48 @@ fn everything_of_ours_is_bounded() {
     assert_eq!(found, Vec::<String>::new(), "unbounded");
 }
 
+/// Every schema below `schema`, with its path.
+fn every<'a>(path: &str, schema: &'a Value, found: &mut Vec<(String, &'a Value)>) {
+    found.push((path.to_string(), schema));
+    for (name, below) in schema["properties"].as_object().into_iter().flatten() {
+        every(&format!("{path}.{name}"), below, found);
+    }
+    for (key, sign) in [("items", "[]"), ("additionalProperties", "{}")] {
+        if schema.get(key).is_some_and(Value::is_object) {
+            every(&format!("{path}{sign}"), &schema[key], found);
+        }
+    }
+}
+
+/// The API server accepts any integer where the schema has no bounds, whatever its format says, and
+/// an operator that reads 32 bits cannot read it.
+#[test]
+fn every_int32_of_the_whole_schema_is_bounded() {
+    let (schema, mut found) = (schema(), Vec::new());
+    every("", &schema, &mut found);
+    let numbers: Vec<_> = found.iter().filter(|(_, schema)| schema["format"] == "int32").collect();
+    assert!(numbers.iter().any(|(path, _)| path.ends_with("maxSkew")), "{numbers:?}");
+    assert!(numbers.iter().any(|(path, _)| path.ends_with("weight")), "{numbers:?}");
+    for (path, schema) in numbers {
+        for (bound, limit) in [("minimum", i32::MIN), ("maximum", i32::MAX)] {
+            let value = schema[bound].as_f64().unwrap_or_else(|| panic!("{path} has no {bound}"));
+            let beyond = if bound == "minimum" {
+                value < f64::from(limit)
+            } else {
+                value > f64::from(limit)
+            };
+            assert!(!beyond, "{path}: {bound} {value} does not fit 32 bits");
+        }
+    }
+    // No text is without a form that the API server checks.
+    let quantities: Vec<_> =
+        found.iter().filter(|(_, schema)| schema["x-kubernetes-int-or-string"] == true).collect();
+    assert!(quantities.len() >= 2, "{quantities:?}");
+    for (path, schema) in quantities {
+        assert!(schema["pattern"].is_string(), "{path} takes any text for a quantity");
+    }
+}
+
 #[test]
 fn every_field_of_the_spec_has_a_description_and_no_other_kind_of_field_exists() {
     let schema = schema();
