@@ -13,6 +13,8 @@
 pub mod agree;
 pub mod cluster;
 pub mod drift;
+pub mod health;
+pub mod lead;
 pub mod metrics;
 pub mod names;
 pub mod nodes;

@@ -2,14 +2,15 @@
 //! becomes one.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 /// All metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Passes, by result `ok` or `error`.
+    /// Passes, by result `ok`, `incomplete` or `error`.
     pub passes: IntCounterVec,
     /// Duration of a pass.
     pub seconds: Histogram,
@@ -17,6 +18,12 @@ pub struct Metrics {
     pub steps: IntCounterVec,
     /// Whether this process leads.
     pub leader: IntGauge,
+    /// When a pass ended well last, in seconds since 1970.
+    pub last_success: IntGauge,
+    /// CretoClusters, as the API server counts them.
+    pub clusters: IntGauge,
+    /// Errors of watches.
+    pub watch_errors: IntCounter,
 }
 
 impl Metrics {
@@ -43,12 +50,24 @@ impl Metrics {
                 &["step", "result"],
             )?,
             leader: IntGauge::new("creto_operator_leader", "1 if this process holds the lease")?,
+            last_success: IntGauge::new(
+                "creto_operator_last_success_timestamp_seconds",
+                "When a reconciliation ended well last",
+            )?,
+            clusters: IntGauge::new("creto_operator_clusters", "CretoClusters in the API server")?,
+            watch_errors: IntCounter::new(
+                "creto_operator_watch_errors_total",
+                "Errors of watches on the API server",
+            )?,
             registry,
         };
         metrics.registry.register(Box::new(metrics.passes.clone()))?;
         metrics.registry.register(Box::new(metrics.seconds.clone()))?;
         metrics.registry.register(Box::new(metrics.steps.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
+        metrics.registry.register(Box::new(metrics.last_success.clone()))?;
+        metrics.registry.register(Box::new(metrics.clusters.clone()))?;
+        metrics.registry.register(Box::new(metrics.watch_errors.clone()))?;
         Ok(metrics)
     }
 

@@ -9,9 +9,17 @@ pub const MANAGER: &str = "creto-operator";
 pub const NODE: &str = "cretoai-node";
 /// Label on volumes and annotation on the admin key: the UID of the chain's first CretoCluster.
 pub const CLUSTER_UID: &str = "cretoai.io/cluster-uid";
+/// Label on everything of a cluster, also on what outlives it: the name of the CretoCluster.
+pub const CLUSTER: &str = "cretoai.io/cluster";
+/// Annotation on every object that we apply: hash of what the API server made of it, so that any
+/// later change of it is seen.
+pub const ADMITTED: &str = "cretoai.io/admitted";
 /// Annotation on every object that we apply: hash of what we want, so that an edit by hand is told
 /// from our own update.
 pub const WANTED: &str = "cretoai.io/wanted";
+/// Annotation on the StatefulSet: when its controller was last asked to create pods again, in
+/// milliseconds since 1970.
+pub const RETRY: &str = "cretoai.io/retry";
 /// Annotation on the pod template: hash of `node.toml`, so that a change of it rolls the pods.
 pub const CONFIG_HASH: &str = "cretoai.io/config";
 
@@ -126,22 +134,45 @@ impl Names {
         self.with(port)
     }
 
-    /// What selects the pods. Part of the StatefulSet's identity: never changes.
+    /// What selects the pods. Part of the StatefulSet's identity: never changes. The StatefulSet
+    /// controller puts it on volume claims too, so that it holds no label that a GitOps tool tracks
+    /// its own resources by.
     #[must_use]
     pub fn selector(&self) -> BTreeMap<String, String> {
-        [("app.kubernetes.io/name", NODE), ("app.kubernetes.io/instance", self.cluster.as_str())]
+        [("app.kubernetes.io/name", NODE), (CLUSTER, self.cluster.as_str())]
             .into_iter()
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect()
     }
 
-    /// What every object of the cluster carries.
+    /// What objects carry that may outlive the CretoCluster: admin key, genesis and volume claims.
     #[must_use]
-    pub fn labels(&self) -> BTreeMap<String, String> {
+    pub fn retained_labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.selector();
         labels.insert("app.kubernetes.io/managed-by".into(), MANAGER.into());
         labels
     }
+
+    /// What objects carry that go with the CretoCluster.
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.retained_labels();
+        labels.insert("app.kubernetes.io/instance".into(), self.cluster.clone());
+        labels
+    }
+}
+
+/// Annotations on what may outlive the CretoCluster: Argo CD neither prunes nor deletes it, and does
+/// not call its application out of sync for it.
+#[must_use]
+pub fn retained_annotations() -> BTreeMap<String, String> {
+    [
+        ("argocd.argoproj.io/compare-options", "IgnoreExtraneous"),
+        ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .collect()
 }
 
 /// The audience of the token by which a pod proves who it is.

@@ -5,8 +5,10 @@ use crate::{
         reconcile::{Context, on_error, reconcile},
         validate::Settings,
     },
+    health::Health,
+    lead::{Candidate, Terms},
     metrics::Metrics,
-    names::MANAGER,
+    names::{CLUSTER, MANAGER},
     nodes::Network,
     server,
 };
@@ -23,29 +25,36 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, ResourceExt,
     api::ListParams,
-    core::NamespaceResourceScope,
-    runtime::{Controller, controller::Config, events::Reporter, reflector::ObjectRef, watcher},
-};
-use kube_lease_manager::LeaseManagerBuilder;
-use serde::de::DeserializeOwned;
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::{
+        Controller,
+        controller::{self, Config},
+        events::Reporter,
+        reflector::ObjectRef,
+        watcher,
     },
-    time::Duration,
 };
+use serde::de::DeserializeOwned;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 use tracing::{error, info, warn};
 
-/// The lease is free this long after its holder fell silent.
-const LEASE_SECONDS: u64 = 15;
-/// The holder renews it this long before.
-const LEASE_GRACE_SECONDS: u64 = 5;
+/// How long connecting to the API server may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the API server may take to answer a request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(15);
+/// How long one pass may take.
+pub const PASS_LIMIT: Duration = Duration::from_secs(90);
+/// How often the CretoClusters are counted.
+const COUNT_PACE: Duration = Duration::from_secs(30);
+/// How many passes run at once. Most of a pass is waiting.
+const CONCURRENCY: u16 = 32;
+/// No message about a watch has more characters.
+const MAX_ERROR: usize = 300;
 
 /// Runs CretoAI clusters on Kubernetes.
 #[derive(Clone, Debug, Parser)]
@@ -70,6 +79,37 @@ pub struct Arguments {
     pub listen: SocketAddr,
 }
 
+/// The ways to the API server. Each has connections of its own, so that a stuck one costs no other.
+struct Clients {
+    /// For everything that is asked once: an answer comes in time or counts as lost.
+    requests: Client,
+    /// For watches, which are silent for long; the watcher itself ends one that is silent too long.
+    watches: Client,
+    /// For the lease alone.
+    lease: Client,
+}
+
+impl Clients {
+    async fn connect() -> Result<Self> {
+        let config = kube::Config::infer()
+            .await
+            .context("no way to the API server: no kubeconfig and no ServiceAccount")?;
+        let with = |read_timeout: Option<Duration>| -> Result<Client> {
+            let mut config = config.clone();
+            config.connect_timeout = Some(CONNECT_LIMIT);
+            config.read_timeout = read_timeout;
+            // The time counts from the request, not from when its connection became idle.
+            config.reset_reader_on_write = true;
+            Client::try_from(config).context("the configuration of the API server is not usable")
+        };
+        Ok(Self {
+            requests: with(Some(REQUEST_LIMIT))?,
+            watches: with(None)?,
+            lease: with(Some(Terms::OPERATOR.request))?,
+        })
+    }
+}
+
 /// Runs until SIGTERM or SIGINT, or until the lease is lost.
 ///
 /// # Errors
@@ -77,134 +117,172 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<()> {
     let stop = stop_signal()?;
     let metrics = Metrics::new()?;
-    let ready = Arc::new(AtomicBool::new(false));
+    let health = Health::new(metrics.clone());
+    let listener = TcpListener::bind(arguments.listen)
+        .await
+        .with_context(|| format!("cannot listen at --listen {}", arguments.listen))?;
     let serving = tokio::spawn(server::serve(
-        arguments.listen,
+        listener,
         metrics.clone(),
-        Arc::clone(&ready),
+        health.clone(),
         raised(stop.clone()),
     ));
-    let client = Client::try_default()
-        .await
-        .context("no way to the API server: no kubeconfig and no ServiceAccount")?;
-    let clusters: Api<CretoCluster> = in_scope(&client, arguments.namespace.as_deref());
+    let clients = Clients::connect().await?;
+    let clusters: Api<CretoCluster> = in_scope(&clients.requests, arguments.namespace.as_deref());
     tokio::select! {
-        () = definition(&clusters) => ready.store(true, Ordering::Relaxed),
+        () = definition(&clusters) => health.started(),
         () = raised(stop.clone()) => return Ok(()),
     }
-    let result = lead(&arguments, &client, clusters, metrics, stop).await;
+    let result = lead(&arguments, &clients, &clusters, metrics, &health, stop).await;
     serving.abort();
     result
 }
 
+/// How many CretoClusters there are, whether or not they can be read.
+async fn count(clusters: &Api<CretoCluster>) -> Result<usize, kube::Error> {
+    let list = clusters.list_metadata(&ListParams::default().limit(1)).await?;
+    let more = list.metadata.remaining_item_count.and_then(|more| usize::try_from(more).ok());
+    Ok(list.items.len().saturating_add(more.unwrap_or_default()))
+}
+
 /// Waits until the API server knows CretoClusters.
 async fn definition(clusters: &Api<CretoCluster>) {
-    while let Err(error) = clusters.list(&ListParams::default().limit(1)).await {
+    while let Err(error) = count(clusters).await {
         warn!(%error, "cannot list CretoClusters; is the chart creto-crds installed, and the ClusterRole bound? tries again");
         tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Counts the CretoClusters now and then, apart from the watches, so that a watch that broke is
+/// noticed.
+async fn count_on(clusters: &Api<CretoCluster>, health: &Health) {
+    loop {
+        match count(clusters).await {
+            Ok(count) => health.clusters(count),
+            Err(error) => warn!(%error, "cannot list CretoClusters; is their definition there?"),
+        }
+        tokio::time::sleep(COUNT_PACE).await;
     }
 }
 
 /// Waits for the lease, and acts while it is held.
 async fn lead(
     arguments: &Arguments,
-    client: &Client,
-    clusters: Api<CretoCluster>,
+    clients: &Clients,
+    clusters: &Api<CretoCluster>,
     metrics: Metrics,
+    health: &Health,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let identity = arguments
         .identity
         .clone()
         .unwrap_or_else(|| format!("{MANAGER}-{:016x}", rand::random::<u64>()));
-    let manager = LeaseManagerBuilder::new(client.clone(), MANAGER)
-        .with_namespace(&arguments.lease_namespace)
-        .with_identity(&identity)
-        .with_duration(LEASE_SECONDS)
-        .with_grace(LEASE_GRACE_SECONDS)
-        .build()
-        .await
-        .with_context(|| {
-            format!("cannot use the lease {MANAGER} in namespace {}", arguments.lease_namespace)
-        })?;
-    let (mut leading, lease) = manager.watch().await;
+    let leases = Api::namespaced(clients.lease.clone(), &arguments.lease_namespace);
+    let candidate = Candidate::new(leases, identity.clone(), Terms::OPERATOR);
     info!(identity, "waits for the lease");
-    tokio::select! {
-        held = leading.wait_for(|held| *held) => { held.context("the lease manager ended")?; }
-        () = raised(stop.clone()) => {}
+    let since = tokio::select! {
+        since = candidate.acquire() => since,
+        () = raised(stop.clone()) => return Ok(()),
+    };
+    info!(identity, "leads");
+    health.leads(true);
+    // A task of its own, so that no pass delays the renewal.
+    let keeper = candidate.clone();
+    let mut kept = tokio::spawn(async move { keeper.keep(since).await });
+    let context = context(arguments, &clients.requests, metrics, health.clone());
+    let lost = tokio::select! {
+        () = control(arguments, &clients.watches, context, raised(stop.clone())) => None,
+        () = count_on(clusters, health) => None,
+        lost = &mut kept => Some(lost.context("the task that keeps the lease ended")?),
+    };
+    health.leads(false);
+    kept.abort();
+    if let Some(lost) = lost {
+        error!(%lost, "leads no more");
+        bail!("leads no more: {lost}");
     }
-    let mut lost = false;
-    if !*stop.borrow() {
-        info!(identity, "leads");
-        metrics.leader.set(1);
-        let context = context(arguments, client, metrics.clone());
-        let mut watched = leading.clone();
-        let lost_lease = async move {
-            // An error means that the manager ended, and nobody renews the lease any more.
-            let ended = watched.wait_for(|held| !*held).await.is_err();
-            error!(ended, "lost the lease");
-        };
-        tokio::select! {
-            () = control(arguments, client, clusters, context, raised(stop.clone())) => {}
-            () = lost_lease => lost = true,
-        }
-        metrics.leader.set(0);
-    }
-    // Dropping every receiver releases the lease, so that the next leader need not wait for it to
-    // expire.
-    drop(leading);
-    match tokio::time::timeout(Duration::from_secs(5), lease).await {
-        Ok(Ok(Ok(_))) => info!("released the lease"),
-        Ok(Ok(Err(error))) => {
-            warn!(%error, "the lease was not released; it expires in {LEASE_SECONDS} s")
-        }
-        Ok(Err(error)) => warn!(%error, "the lease manager ended"),
-        Err(_) => warn!("the lease was not released in time; it expires in {LEASE_SECONDS} s"),
-    }
-    if lost {
-        bail!("lost the lease");
-    }
+    candidate.release().await;
     Ok(())
 }
 
-fn context(arguments: &Arguments, client: &Client, metrics: Metrics) -> Arc<Context> {
+fn context(
+    arguments: &Arguments,
+    client: &Client,
+    metrics: Metrics,
+    health: Health,
+) -> Arc<Context> {
     let settings = Settings {
         node_image: arguments.node_image.clone(),
         operator_namespace: arguments.lease_namespace.clone(),
     };
     let reporter = Reporter { controller: MANAGER.into(), instance: arguments.identity.clone() };
-    Arc::new(Context::new(client.clone(), settings, Arc::new(Network), reporter, metrics))
+    Arc::new(Context::new(client.clone(), settings, Arc::new(Network), reporter, metrics, health))
 }
+
+/// A CretoCluster that may not be one that this operator can read.
+type Guarded = DeserializeGuard<CretoCluster>;
 
 /// Runs the controller until `stop`.
 async fn control(
     arguments: &Arguments,
     client: &Client,
-    clusters: Api<CretoCluster>,
     context: Arc<Context>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let scope = arguments.namespace.as_deref();
+    let health = context.health.clone();
     let ours =
         watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
-    Controller::new(clusters, watcher::Config::default())
-        .with_config(Config::default().debounce(Duration::from_millis(200)).concurrency(4))
-        .watches(in_scope::<Pod>(client, scope), ours.clone(), cluster_of)
-        .watches(in_scope::<StatefulSet>(client, scope), ours.clone(), cluster_of)
-        .watches(in_scope::<Service>(client, scope), ours.clone(), cluster_of)
-        .watches(in_scope::<ConfigMap>(client, scope), ours.clone(), cluster_of)
-        .watches(in_scope::<ServiceAccount>(client, scope), ours.clone(), cluster_of)
-        .watches(in_scope::<NetworkPolicy>(client, scope), ours.clone(), cluster_of)
-        .watches(in_scope::<PodDisruptionBudget>(client, scope), ours.clone(), cluster_of)
-        .watches(in_scope::<PersistentVolumeClaim>(client, scope), ours, cluster_of)
+    Controller::new(in_scope::<Guarded>(client, scope), watcher::Config::default())
+        .with_config(
+            Config::default().debounce(Duration::from_millis(200)).concurrency(CONCURRENCY),
+        )
+        .watches(guarded::<Pod>(client, scope), ours.clone(), cluster_of)
+        .watches(guarded::<StatefulSet>(client, scope), ours.clone(), cluster_of)
+        .watches(guarded::<Service>(client, scope), ours.clone(), cluster_of)
+        .watches(guarded::<ConfigMap>(client, scope), ours.clone(), cluster_of)
+        .watches(guarded::<ServiceAccount>(client, scope), ours.clone(), cluster_of)
+        .watches(guarded::<NetworkPolicy>(client, scope), ours.clone(), cluster_of)
+        .watches(guarded::<PodDisruptionBudget>(client, scope), ours.clone(), cluster_of)
+        .watches(guarded::<PersistentVolumeClaim>(client, scope), ours, cluster_of)
         .graceful_shutdown_on(stop)
         .run(reconcile, on_error, context)
-        .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::debug!(%error, "controller");
+        .for_each(|result| {
+            if let Err(controller::Error::QueueError(error)) = result {
+                let error = watch_message(&error);
+                warn!(error, "a watch failed; it is tried again");
+                health.watch_failed(error);
             }
+            std::future::ready(())
         })
         .await;
+}
+
+/// What went wrong with a watch, short: some errors carry whole answers, with the resources of
+/// everybody.
+fn watch_message(error: &watcher::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    if message.chars().count() > MAX_ERROR {
+        message = message.chars().take(MAX_ERROR).chain("...".chars()).collect();
+    }
+    message
+}
+
+/// The objects of kind `K`; one that cannot be read costs only itself.
+fn guarded<K>(client: &Client, namespace: Option<&str>) -> Api<DeserializeGuard<K>>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+{
+    in_scope(client, namespace)
 }
 
 fn in_scope<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -219,8 +297,8 @@ where
 
 /// The CretoCluster that an object belongs to, by the label that all of them carry: also those that
 /// outlive it.
-fn cluster_of<K: ResourceExt>(object: K) -> Option<ObjectRef<CretoCluster>> {
-    let name = object.labels().get("app.kubernetes.io/instance")?.clone();
+fn cluster_of<K: ResourceExt>(object: K) -> Option<ObjectRef<Guarded>> {
+    let name = object.labels().get(CLUSTER)?.clone();
     Some(ObjectRef::new(&name).within(&object.namespace()?))
 }
 

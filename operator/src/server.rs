@@ -1,42 +1,31 @@
 //! `/health`, `/ready` and `/metrics` of the operator, plain HTTP.
 
-use crate::metrics::Metrics;
+use crate::{health::Health, metrics::Metrics};
 use axum::{Router, http::StatusCode, routing::get};
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::time::Instant;
 use tokio::net::TcpListener;
 
-/// Serves until `stop`. Ready means that the API server answered: a standby is as ready as the
-/// leader.
+fn answer(verdict: Result<(), String>) -> (StatusCode, String) {
+    match verdict {
+        Ok(()) => (StatusCode::OK, "ok\n".to_string()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+/// Serves on `listener` until `stop`. A standby is as ready as the leader.
 ///
 /// # Errors
-/// If the address cannot be bound.
+/// If the listener fails.
 pub async fn serve(
-    address: SocketAddr,
+    listener: TcpListener,
     metrics: Metrics,
-    ready: Arc<AtomicBool>,
+    health: Health,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    let lives = health.clone();
     let router = Router::new()
-        .route("/health", get(|| async { "ok\n" }))
-        .route(
-            "/ready",
-            get(move || async move {
-                if ready.load(Ordering::Relaxed) {
-                    (StatusCode::OK, "ok\n")
-                } else {
-                    (
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "waits for the API server and the CretoCluster definition\n",
-                    )
-                }
-            }),
-        )
+        .route("/health", get(move || async move { answer(lives.healthy(Instant::now())) }))
+        .route("/ready", get(move || async move { answer(health.ready(Instant::now())) }))
         .route(
             "/metrics",
             get(move || async move {
@@ -45,6 +34,5 @@ pub async fn serve(
                     .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
             }),
         );
-    let listener = TcpListener::bind(address).await?;
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }

@@ -4,10 +4,11 @@
 
 use crate::{
     cluster::{
-        plan::{Plan, Step, plan},
+        plan::{Part, Plan, Step, plan},
         validate::{Cluster, Settings},
         view::{AdminKey, Attested, GenesisFound, Pod, Report, View, Volume},
     },
+    names::ADMITTED,
     resources::{self, Key, Kind},
 };
 use cretoai_control::{
@@ -82,6 +83,8 @@ pub(crate) struct Disk {
     pub(crate) key: SecretKey,
     pub(crate) chain: Option<String>,
     pub(crate) sequence: u64,
+    /// Whether it goes with the CretoCluster.
+    pub(crate) owned: bool,
 }
 
 /// A pod, as it really is.
@@ -201,6 +204,7 @@ impl World {
                         key: key(seed),
                         chain: None,
                         sequence: 0,
+                        owned: false,
                     },
                 );
             }
@@ -256,6 +260,7 @@ impl World {
                     name,
                     cluster_uid: disk.cluster_uid.clone(),
                     size: "10Gi".into(),
+                    owned: disk.owned,
                     departing: false,
                 },
             )
@@ -317,6 +322,7 @@ impl World {
             volumes: volumes.collect(),
             live,
             pods: pods.collect(),
+            pods_refused: None,
             reports,
             cluster,
         }
@@ -328,20 +334,30 @@ impl World {
 
     /// What the API server and the nodes do with a step.
     pub(crate) fn take(&mut self, step: &Step) {
-        let goes =
-            self.resource.spec.storage.retention_policy == cretoai_crds::RetentionPolicy::Delete;
         match step {
             Step::CreateAdminKey => {
                 if self.admin.is_none() {
                     let seed = u8::try_from(1 + self.fresh() % 90).unwrap();
-                    self.admin = Some((key(seed), self.resource.metadata.uid.clone(), goes));
+                    self.admin = Some((key(seed), self.resource.metadata.uid.clone(), true));
                 }
             }
             Step::Apply { wanted, .. } => {
-                self.live.insert(wanted.key.clone(), wanted.object.clone());
+                let mut object = wanted.object.clone();
+                let hash = resources::admitted_hash(wanted.key.kind, &object);
+                object["metadata"]["annotations"][ADMITTED] = json!(hash);
+                self.live.insert(wanted.key.clone(), object);
             }
-            Step::SetRetention { genesis: true } => self.genesis.as_mut().unwrap().1 = goes,
-            Step::SetRetention { genesis: false } => self.admin.as_mut().unwrap().2 = goes,
+            Step::SetRetention { part: Part::Genesis, goes } => {
+                self.genesis.as_mut().unwrap().1 = *goes;
+            }
+            Step::SetRetention { part: Part::AdminKey, goes } => {
+                self.admin.as_mut().unwrap().2 = *goes;
+            }
+            Step::SetRetention { part: Part::Volume(claim), goes } => {
+                let ordinal: usize = claim.rsplit('-').next().unwrap().parse().unwrap();
+                self.disks.get_mut(&ordinal).unwrap().owned = *goes;
+            }
+            Step::RetryPods { .. } => {}
             Step::CreateGenesis(genesis) => {
                 let admin = &self.admin.as_ref().unwrap().0;
                 assert_eq!(
@@ -367,7 +383,7 @@ impl World {
                     assert_eq!(self.disks[&ordinal].chain, None, "an empty volume");
                 }
                 self.births += 1;
-                self.genesis = Some((Arc::new(signed), goes));
+                self.genesis = Some((Arc::new(signed), true));
             }
             Step::PushGenesis { pod, key, genesis, .. } => {
                 let ordinal: usize = pod.rsplit('-').next().unwrap().parse().unwrap();

@@ -3,24 +3,32 @@
 //! does no harm.
 
 use crate::{
-    cluster::{observe::Observation, plan::Step, view::View},
+    cluster::{
+        observe::Observation,
+        plan::{Part, Step},
+        validate::Cluster,
+        view::View,
+    },
     drift,
-    names::{CLUSTER_UID, GENESIS_KEY, MANAGER, SEED_KEY},
+    names::{ADMITTED, CLUSTER_UID, GENESIS_KEY, MANAGER, RETRY, SEED_KEY, retained_annotations},
     nodes::NodeError,
     resources::{self, Wanted},
 };
-use cretoai_control::keys::{KeyError, SecretKey};
+use cretoai_control::keys::{KeyError, MlDsa87, SecretKey};
 use cretoai_types::{Genesis, SignedGenesis};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, ObjectReference, PersistentVolumeClaim, Pod, Secret},
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, ObjectReference, PersistentVolumeClaim, Pod, Secret},
+    },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Why a step was not done.
@@ -49,6 +57,11 @@ pub enum StepError {
     /// The plan needs the admin key, and it is not the one that the plan was made with.
     #[error("the admin key changed while the genesis was being made; the next pass looks again")]
     AdminKeyChanged,
+    /// The nodes' answers make no genesis.
+    #[error(
+        "no genesis is made, because it would not be valid: {0}; two pods with one key share a copied volume: delete the volume of one of them, and its pod"
+    )]
+    Genesis(String),
     /// An object has no JSON form.
     #[error("an object has no JSON form: {0}")]
     Json(#[from] serde_json::Error),
@@ -94,20 +107,22 @@ pub async fn apply(
     let namespace = seen.view.cluster.names.namespace.as_str();
     match step {
         Step::CreateAdminKey => create_admin_key(client, &seen.view).await,
-        Step::Apply { wanted, drift } => {
-            put(client, namespace, wanted).await?;
-            Ok(drift.as_ref().map(|drift| Notice {
-                reason: "DriftRepaired",
-                action: "Apply",
-                note: format!(
-                    "{} was edited by hand ({drift}); put back. Change the CretoCluster instead",
-                    wanted.key
-                ),
-                warning: true,
-                related: Some(reference(namespace, wanted)),
-            }))
+        Step::Apply { wanted, .. } => {
+            put(client, namespace, wanted, seen.view.live.get(&wanted.key)).await
         }
-        Step::SetRetention { genesis } => set_retention(client, &seen.view, *genesis).await,
+        Step::SetRetention { part, goes } => {
+            set_retention(client, &seen.view.cluster, part, *goes).await?;
+            Ok(None)
+        }
+        Step::RetryPods { now_ms } => {
+            let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+            let patch = json!({ "metadata": { "annotations": { RETRY: now_ms.to_string() } } });
+            let name = &seen.view.cluster.names.cluster;
+            sets.patch_metadata(name, &merging(), &Patch::Merge(&patch))
+                .await
+                .map_err(api_error("having the pods created again"))?;
+            Ok(None)
+        }
         Step::CreateGenesis(genesis) => create_genesis(client, seen, genesis).await,
         Step::PushGenesis { pod, address, key, genesis } => {
             let nodes = seen.nodes.as_ref().ok_or(StepError::AdminKeyChanged)?;
@@ -123,11 +138,7 @@ pub async fn apply(
             let patch = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
             let what = format!("growing PersistentVolumeClaim {claim} to {size}");
             claims
-                .patch(
-                    claim,
-                    &PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() },
-                    &Patch::Merge(&patch),
-                )
+                .patch(claim, &merging(), &Patch::Merge(&patch))
                 .await
                 .map_err(api_error(what))?;
             Ok(Some(Notice {
@@ -174,47 +185,125 @@ fn reference(namespace: &str, wanted: &Wanted) -> ObjectReference {
     }
 }
 
-/// Applies an object; if a list still holds what somebody else put there, which server-side apply
-/// leaves alone, replaces the lists.
-async fn put(client: &Client, namespace: &str, wanted: &Wanted) -> Result<(), StepError> {
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), namespace, &wanted.key.kind.resource());
-    let what = || format!("applying {}", wanted.key);
-    let result = api
-        .patch(
-            &wanted.key.name,
-            &PatchParams::apply(MANAGER).force(),
-            &Patch::Apply(&wanted.object),
-        )
-        .await
-        .map_err(api_error(what()))?;
-    if drift::difference(&wanted.object, &serde_json::to_value(result)?).is_some() {
-        let parameters =
-            PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        api.patch(&wanted.key.name, &parameters, &Patch::Merge(&wanted.object))
-            .await
-            .map_err(api_error(what()))?;
-    }
-    Ok(())
+/// How often a write is tried again because somebody else wrote in between.
+const CONFLICTS: usize = 3;
+
+fn merging() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
 }
 
-fn owners(view: &View) -> Result<Option<Vec<OwnerReference>>, serde_json::Error> {
-    let owners = resources::retained_owners(&view.cluster);
-    if owners.is_empty() {
-        Ok(None)
-    } else {
-        owners.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().map(Some)
+/// Makes an object as it is wanted, exactly: creates it, or replaces all of it that is ours. Then
+/// notes on it what the API server made of that, so that any later change is seen.
+async fn put(
+    client: &Client,
+    namespace: &str,
+    wanted: &Wanted,
+    seen: Option<&Value>,
+) -> Result<Option<Notice>, StepError> {
+    let (kind, name) = (wanted.key.kind, &wanted.key.name);
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource());
+    let what = || api_error(format!("applying {}", wanted.key));
+    let mut before = seen.cloned();
+    let mut tries = 0;
+    let after = loop {
+        let result = match &before {
+            None => {
+                let object = serde_json::from_value(wanted.object.clone())?;
+                api.create(&created_by(), &object).await
+            }
+            Some(live) => {
+                let object = serde_json::from_value(resources::replacement(wanted, live))?;
+                api.replace(name, &created_by(), &object).await
+            }
+        };
+        match result {
+            Ok(after) => break serde_json::to_value(after)?,
+            Err(kube::Error::Api(status)) if status.is_conflict() && before.is_some() => {
+                tries += 1;
+                if tries > CONFLICTS {
+                    return Err(what()(kube::Error::Api(status)));
+                }
+                let Some(live) = api.get_opt(name).await.map_err(what())? else {
+                    // Gone: the next look makes it.
+                    return Ok(None);
+                };
+                let live = serde_json::to_value(live)?;
+                let uid = |object: &Value| object.pointer("/metadata/uid").cloned();
+                if before.as_ref().and_then(uid) != uid(&live) {
+                    return Ok(None);
+                }
+                before = Some(live);
+            }
+            // Somebody was faster: the next look tells whose it is.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => return Ok(None),
+            Err(error) => return Err(what()(error)),
+        }
+    };
+    let hash = resources::admitted_hash(kind, &after);
+    if after.pointer("/metadata/annotations").and_then(|all| all.get(ADMITTED))
+        != Some(&json!(hash))
+    {
+        let patch = json!({ "metadata": { "annotations": { ADMITTED: hash } } });
+        api.patch_metadata(name, &merging(), &Patch::Merge(&patch)).await.map_err(what())?;
     }
+    Ok(edit_notice(namespace, wanted, before.as_ref(), &after)
+        .or_else(|| admission_notice(namespace, wanted, &after)))
 }
 
-/// Metadata of what is created once.
+/// What was edited by hand, if that is why the object was put back.
+fn edit_notice(
+    namespace: &str,
+    wanted: &Wanted,
+    before: Option<&Value>,
+    after: &Value,
+) -> Option<Notice> {
+    let before = before.filter(|before| resources::edited(wanted, before))?;
+    let kind = wanted.key.kind;
+    let metadata = |object: &Value| json!({ "metadata": object.get("metadata") });
+    let edit = drift::change(&resources::closed(kind, before), &resources::closed(kind, after))
+        .or_else(|| drift::difference(&metadata(&wanted.object), &metadata(before)))?;
+    Some(Notice {
+        reason: "DriftRepaired",
+        action: "Apply",
+        note: format!(
+            "{} was edited by hand ({edit}); put back. Change the CretoCluster instead",
+            wanted.key
+        ),
+        warning: true,
+        related: Some(reference(namespace, wanted)),
+    })
+}
+
+/// What admission made of our wish, if that is another than ours.
+fn admission_notice(namespace: &str, wanted: &Wanted, after: &Value) -> Option<Notice> {
+    let closed = |object: &Value| resources::closed(wanted.key.kind, object);
+    let change = drift::difference(&closed(&wanted.object), &closed(after))?;
+    Some(Notice {
+        reason: "ChangedOnAdmission",
+        action: "Apply",
+        note: format!(
+            "an admission webhook of this Kubernetes cluster changed {} ({change}); it stays so",
+            wanted.key
+        ),
+        warning: false,
+        related: Some(reference(namespace, wanted)),
+    })
+}
+
+fn references(owners: Vec<Value>) -> Result<Vec<OwnerReference>, serde_json::Error> {
+    owners.into_iter().map(serde_json::from_value).collect()
+}
+
+/// Metadata of what is created once. It goes with the CretoCluster until the chain is born.
 fn metadata(view: &View, name: String) -> Result<ObjectMeta, serde_json::Error> {
+    let mut annotations = retained_annotations();
+    annotations.insert(CLUSTER_UID.to_string(), view.cluster.uid.clone());
     Ok(ObjectMeta {
         name: Some(name),
         namespace: Some(view.cluster.names.namespace.clone()),
-        labels: Some(view.cluster.names.labels()),
-        annotations: Some(BTreeMap::from([(CLUSTER_UID.to_string(), view.cluster.uid.clone())])),
-        owner_references: owners(view)?,
+        labels: Some(view.cluster.names.retained_labels()),
+        annotations: Some(annotations),
+        owner_references: Some(references(vec![resources::owner(&view.cluster)])?),
         ..ObjectMeta::default()
     })
 }
@@ -268,6 +357,8 @@ async fn create_genesis(
         genesis: genesis.clone(),
         signature: admin.sign(&genesis.signing_message()),
     };
+    // It can never be changed once it is there: two pods with one key, for example.
+    signed.verify(&MlDsa87).map_err(|error| StepError::Genesis(error.to_string()))?;
     let name = seen.view.cluster.names.genesis();
     let config_map = ConfigMap {
         metadata: metadata(&seen.view, name.clone())?,
@@ -300,24 +391,32 @@ async fn create_genesis(
 
 async fn set_retention(
     client: &Client,
-    view: &View,
-    genesis: bool,
-) -> Result<Option<Notice>, StepError> {
-    let names = &view.cluster.names;
-    let patch = Patch::Merge(
-        json!({ "metadata": { "ownerReferences": resources::retained_owners(&view.cluster) } }),
-    );
-    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    if genesis {
-        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &names.namespace);
-        api.patch_metadata(&names.genesis(), &parameters, &patch)
-            .await
-            .map_err(api_error("setting the retention of the genesis"))?;
-    } else {
-        let api: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
-        api.patch_metadata(&names.admin_key(), &parameters, &patch)
-            .await
-            .map_err(api_error("setting the retention of the admin key"))?;
+    cluster: &Cluster,
+    part: &Part,
+    goes: bool,
+) -> Result<(), StepError> {
+    let names = &cluster.names;
+    let owners = if goes { vec![resources::owner(cluster)] } else { Vec::new() };
+    let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": owners } }));
+    match part {
+        Part::Genesis => {
+            let api: Api<ConfigMap> = Api::namespaced(client.clone(), &names.namespace);
+            api.patch_metadata(&names.genesis(), &merging(), &patch)
+                .await
+                .map_err(api_error("setting the retention of the genesis"))?;
+        }
+        Part::AdminKey => {
+            let api: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
+            api.patch_metadata(&names.admin_key(), &merging(), &patch)
+                .await
+                .map_err(api_error("setting the retention of the admin key"))?;
+        }
+        Part::Volume(claim) => {
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &names.namespace);
+            api.patch_metadata(claim, &merging(), &patch)
+                .await
+                .map_err(api_error(format!("setting the retention of {claim}")))?;
+        }
     }
-    Ok(None)
+    Ok(())
 }

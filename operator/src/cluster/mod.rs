@@ -6,6 +6,7 @@
 //! | [`validate`] | the specification, checked and with its defaults |
 //! | [`identity`], [`members`] | whose chain this is, and the state of each member |
 //! | [`plan`] | the steps of the pass: pure, at most one of them disruptive |
+//! | [`repair`] | what has to be made or put back: pure, part of the plan |
 //! | [`apply`] | all output of a pass but the status |
 //! | [`status`] | what the resource says afterwards: pure |
 //! | [`reconcile`] | the pass itself |
@@ -16,6 +17,7 @@ pub mod members;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;
+pub mod repair;
 pub mod status;
 pub mod validate;
 pub mod view;

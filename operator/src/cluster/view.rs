@@ -21,6 +21,9 @@ pub struct View {
     pub live: BTreeMap<Key, Value>,
     /// Pods of the live StatefulSet, by ordinal.
     pub pods: BTreeMap<usize, Pod>,
+    /// Why the API server lets the StatefulSet create no pods, in its own words: a quota, a missing
+    /// PriorityClass, an admission policy.
+    pub pods_refused: Option<String>,
     /// What the nodes answered in this pass, by ordinal. A pod without address has no entry.
     pub reports: BTreeMap<usize, Report>,
 }
@@ -72,6 +75,8 @@ pub struct Volume {
     pub cluster_uid: Option<String>,
     /// The size that it asks for.
     pub size: String,
+    /// Whether it goes with this CretoCluster.
+    pub owned: bool,
     /// Whether it is about to go.
     pub departing: bool,
 }
@@ -154,6 +159,12 @@ impl<'a> StatefulSet<'a> {
     #[must_use]
     pub fn image(self) -> Option<&'a str> {
         self.text("/spec/template/spec/containers/0/image")
+    }
+
+    /// One of its annotations.
+    #[must_use]
+    pub fn annotation(self, key: &str) -> Option<&'a str> {
+        self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
     }
 
     /// The size in its claim template.

@@ -12,9 +12,9 @@ use crate::{
         identity::Identity,
         validate::{Cluster, Settings},
     },
-    names::{MANAGER, WANTED},
+    drift,
+    names::{ADMITTED, CLUSTER, MANAGER, WANTED},
 };
-use cretoai_crds::RetentionPolicy;
 use cretoai_types::Hash;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -143,16 +143,6 @@ pub fn owner(cluster: &Cluster) -> Value {
     })
 }
 
-/// Owner references of what one retention policy governs (genesis, admin key): none when it is to
-/// outlive the CretoCluster.
-#[must_use]
-pub fn retained_owners(cluster: &Cluster) -> Vec<Value> {
-    match cluster.spec.storage.retention_policy {
-        RetentionPolicy::Retain => Vec::new(),
-        RetentionPolicy::Delete => vec![owner(cluster)],
-    }
-}
-
 /// Keys of all objects, which depend on the names alone.
 #[must_use]
 pub fn keys(cluster: &Cluster) -> Vec<Key> {
@@ -207,16 +197,115 @@ fn seal(kind: Kind, mut object: Value) -> Wanted {
     Wanted { key: Key { kind, name }, object }
 }
 
+fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.get("metadata")?.get("annotations")?.get(key)?.as_str()
+}
+
 /// The hash of what an operator wanted when it applied `live` last.
 #[must_use]
 pub fn wanted_hash(object: &Value) -> Option<&str> {
-    object.get("metadata")?.get("annotations")?.get(WANTED)?.as_str()
+    annotation(object, WANTED)
+}
+
+/// Whether `live` is what the API server made of `wanted`, and nothing else.
+#[must_use]
+pub fn as_wanted(wanted: &Wanted, live: &Value) -> bool {
+    let metadata = |object: &Value| object.get("metadata").cloned().unwrap_or_default();
+    annotation(live, ADMITTED) == Some(admitted_hash(wanted.key.kind, live).as_str())
+        && drift::difference(&metadata(&wanted.object), &metadata(live)).is_none()
+}
+
+/// Whether `live`, which is not as wanted, was changed by somebody else: our wish is the same as
+/// when we applied it last.
+#[must_use]
+pub fn edited(wanted: &Wanted, live: &Value) -> bool {
+    let same_wish = match wanted_hash(live) {
+        Some(hash) => wanted_hash(&wanted.object) == Some(hash),
+        // Only an edit removes it.
+        None => true,
+    };
+    same_wish && annotation(live, ADMITTED).is_some()
+}
+
+/// Fields of a live object that others fill in, by design of Kubernetes.
+fn of_others(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        // Token controllers and OpenShift name Secrets there.
+        Kind::ServiceAccount => &["secrets", "imagePullSecrets"],
+        _ => &[],
+    }
+}
+
+/// The part of an object that is ours alone: all of it but metadata, status and what others fill
+/// in.
+#[must_use]
+pub fn closed(kind: Kind, object: &Value) -> Value {
+    let mut closed = object.clone();
+    if let Some(map) = closed.as_object_mut() {
+        for key in ["apiVersion", "kind", "metadata", "status"] {
+            map.remove(key);
+        }
+        for key in of_others(kind) {
+            map.remove(*key);
+        }
+    }
+    closed
+}
+
+/// Hash of [`closed`].
+#[must_use]
+pub fn admitted_hash(kind: Kind, object: &Value) -> String {
+    let text = closed(kind, object).to_string();
+    Hash::of_bytes(text.as_bytes()).to_string().chars().take(16).collect()
+}
+
+/// What the API server gave a Service, and what nobody may change in a StatefulSet.
+fn carried(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Service => &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"],
+        Kind::StatefulSet => &["volumeClaimTemplates"],
+        _ => &[],
+    }
+}
+
+/// `wanted` as it replaces `live`: labels and annotations of others stay, and so does what cannot
+/// change; everything else is as wanted.
+#[must_use]
+pub fn replacement(wanted: &Wanted, live: &Value) -> Value {
+    let mut object = wanted.object.clone();
+    for key in of_others(wanted.key.kind) {
+        if let Some(value) = live.get(key) {
+            object[*key] = value.clone();
+        }
+    }
+    for key in carried(wanted.key.kind) {
+        if let Some(value) = live.get("spec").and_then(|spec| spec.get(key)) {
+            object["spec"][*key] = value.clone();
+        }
+    }
+    let mut metadata = live.get("metadata").cloned().unwrap_or_default();
+    if let Some(map) = metadata.as_object_mut() {
+        map.remove("managedFields");
+    }
+    for (key, value) in wanted.object["metadata"].as_object().into_iter().flatten() {
+        match value.as_object() {
+            // Labels and annotations: others have theirs.
+            Some(ours) => {
+                for (name, value) in ours {
+                    metadata[key.as_str()][name.as_str()] = value.clone();
+                }
+            }
+            None => metadata[key.as_str()] = value.clone(),
+        }
+    }
+    object["metadata"] = metadata;
+    object
 }
 
 /// Whose a live object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// This CretoCluster's, or nobody's with our label on it.
+    /// This CretoCluster's, or nobody's with its labels on it.
     Ours,
     /// An earlier CretoCluster's of this name: it is about to go.
     Departing,
@@ -224,9 +313,10 @@ pub enum Owner {
     Foreign,
 }
 
-/// Whose `live` is.
+/// Whose `live` is, seen by `cluster`.
 #[must_use]
-pub fn owner_of(live: &Value, uid: &str) -> Owner {
+pub fn owner_of(live: &Value, cluster: &Cluster) -> Owner {
+    let uid = cluster.uid.as_str();
     let metadata = live.get("metadata").unwrap_or(&Value::Null);
     if metadata.get("deletionTimestamp").is_some_and(|time| !time.is_null()) {
         return Owner::Departing;
@@ -243,14 +333,12 @@ pub fn owner_of(live: &Value, uid: &str) -> Owner {
             Owner::Departing
         }
         Some(_) => Owner::Foreign,
-        None if metadata
-            .pointer("/labels/app.kubernetes.io~1managed-by")
-            .and_then(Value::as_str)
-            == Some(MANAGER) =>
-        {
-            Owner::Ours
+        None => {
+            let label = |key: &str| metadata.get("labels")?.get(key)?.as_str();
+            let ours = label("app.kubernetes.io/managed-by") == Some(MANAGER)
+                && label(CLUSTER) == Some(cluster.names.cluster.as_str());
+            if ours { Owner::Ours } else { Owner::Foreign }
         }
-        None => Owner::Foreign,
     }
 }
 

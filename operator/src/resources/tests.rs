@@ -71,16 +71,22 @@ fn every_object_is_owned_labelled_and_sealed() {
         assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], MANAGER, "{key}");
         assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], "prod", "{key}");
         assert_eq!(wanted_hash(&object).unwrap().len(), 16, "{key}");
-        assert_eq!(owner_of(&object, "uid-1"), Owner::Ours);
-        assert_eq!(owner_of(&object, "uid-2"), Owner::Departing);
+        let mut cluster = crate::testing::cluster(sample());
+        assert_eq!(owner_of(&object, &cluster), Owner::Ours);
+        cluster.uid = "uid-2".into();
+        assert_eq!(owner_of(&object, &cluster), Owner::Departing);
     }
 }
 
 #[test]
 fn an_object_is_ours_only_by_owner_or_label() {
-    let of = |metadata: Value| owner_of(&json!({ "metadata": metadata }), "uid-1");
+    let cluster = crate::testing::cluster(json!({"replicas": 4}));
+    let of = |metadata: Value| owner_of(&json!({ "metadata": metadata }), &cluster);
+    let labels =
+        |name: &str| json!({"labels": {"app.kubernetes.io/managed-by": MANAGER, CLUSTER: name}});
     assert_eq!(of(json!({})), Owner::Foreign);
-    assert_eq!(of(json!({"labels": {"app.kubernetes.io/managed-by": MANAGER}})), Owner::Ours);
+    assert_eq!(of(labels("prod")), Owner::Ours);
+    assert_eq!(of(labels("another")), Owner::Foreign);
     assert_eq!(of(json!({"labels": {"app.kubernetes.io/managed-by": "Helm"}})), Owner::Foreign);
     assert_eq!(
         of(json!({"ownerReferences": [{"kind": "Deployment", "uid": "x", "controller": true}]})),
@@ -313,7 +319,7 @@ fn every_port_has_one_policy_and_nothing_else_comes_in() {
         let spec = policy(suffix);
         assert_eq!(spec["policyTypes"], json!(["Ingress"]));
         assert_eq!(spec["ingress"][0]["ports"], json!([{"port": port, "protocol": protocol}]));
-        assert_eq!(spec["podSelector"]["matchLabels"]["app.kubernetes.io/instance"], "prod");
+        assert_eq!(spec["podSelector"]["matchLabels"][CLUSTER], "prod");
     }
     let operator = &policy("control")["ingress"][0]["from"];
     assert_eq!(operator.as_array().unwrap().len(), 1);
@@ -325,26 +331,135 @@ fn every_port_has_one_policy_and_nothing_else_comes_in() {
     let peers = &policy("peers")["ingress"][0]["from"];
     assert_eq!(
         peers,
-        &json!([{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "cretoai-node", "app.kubernetes.io/instance": "prod"}}}])
+        &json!([{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "cretoai-node", CLUSTER: "prod"}}}])
     );
 }
 
 #[test]
-fn retention_decides_what_goes_with_the_cluster() {
-    let when_deleted = |policy: &str| {
+fn volumes_never_go_with_the_stateful_set() {
+    for policy in ["Retain", "Delete"] {
         let objects = objects(json!({"replicas": 4, "storage": {"retentionPolicy": policy}}));
-        get(&objects, Kind::StatefulSet, "prod")["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"].clone()
+        assert_eq!(
+            get(&objects, Kind::StatefulSet, "prod")["spec"]["persistentVolumeClaimRetentionPolicy"],
+            json!({"whenDeleted": "Retain", "whenScaled": "Retain"}),
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn no_gitops_tool_takes_what_is_retained_for_its_own() {
+    let objects = objects(json!({"replicas": 4}));
+    let set = &get(&objects, Kind::StatefulSet, "prod")["spec"];
+    let claim = &set["volumeClaimTemplates"][0]["metadata"];
+    // The StatefulSet controller puts its selector on the claims.
+    for labels in [&claim["labels"], &set["selector"]["matchLabels"]] {
+        assert!(labels.get("app.kubernetes.io/instance").is_none(), "{labels}");
+        assert_eq!(labels[CLUSTER], "prod");
+    }
+    assert_eq!(claim["annotations"]["argocd.argoproj.io/sync-options"], "Prune=false,Delete=false");
+}
+
+/// What an API server makes of an object: defaults are filled in.
+fn admitted(kind: Kind, object: &Value) -> Value {
+    let mut live = object.clone();
+    if kind == Kind::Service {
+        live["spec"]["clusterIP"] = json!("10.0.0.1");
+        live["spec"]["sessionAffinity"] = json!("None");
+    }
+    live["metadata"]["uid"] = json!("x");
+    live["metadata"]["annotations"][ADMITTED] = json!(admitted_hash(kind, &live));
+    live
+}
+
+#[test]
+fn what_was_added_is_seen_as_well_as_what_was_changed_or_removed() {
+    let edits: [(Kind, &str, &str, Value); 12] = [
+        (Kind::Service, "prod-api", "/spec/selector/x", json!("y")),
+        (Kind::Service, "prod-api", "/spec/publishNotReadyAddresses", json!(true)),
+        (Kind::Service, "prod-api", "/spec/externalIPs", json!(["192.0.2.1"])),
+        (Kind::NetworkPolicy, "prod-api", "/spec/ingress/0/from/0/namespaceSelector", json!({})),
+        (Kind::NetworkPolicy, "prod-peers", "/spec/ingress/0/ports/0/endPort", json!(9999)),
+        (Kind::PodDisruptionBudget, "prod", "/spec/selector/matchLabels/x", json!("y")),
+        (Kind::ConfigMap, "prod-config", "/data/more", json!("x")),
+        (Kind::StatefulSet, "prod", "/spec/template/spec/hostNetwork", json!(true)),
+        (Kind::StatefulSet, "prod", "/spec/template/spec/containers/0/envFrom", json!([{}])),
+        (Kind::StatefulSet, "prod", "/spec/template/spec/containers/0/image", json!("busybox")),
+        (
+            Kind::StatefulSet,
+            "prod",
+            "/spec/template/spec/containers/0/securityContext/allowPrivilegeEscalation",
+            Value::Null,
+        ),
+        (Kind::ServiceAccount, "prod-node", "/automountServiceAccountToken", json!(true)),
+    ];
+    let objects = objects(json!({"replicas": 4}));
+    for (kind, name, pointer, value) in edits {
+        let wanted = Wanted {
+            key: Key { kind, name: name.into() },
+            object: get(&objects, kind, name).clone(),
+        };
+        let live = admitted(kind, &wanted.object);
+        assert!(as_wanted(&wanted, &live), "{name}");
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        let mut edit = live.clone();
+        let parent = edit.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+        if value.is_null() {
+            assert!(parent.remove(field).is_some(), "{pointer}");
+        } else {
+            parent.insert(field.into(), value);
+        }
+        assert!(!as_wanted(&wanted, &edit) && edited(&wanted, &edit), "{pointer}");
+        // What replaces it is the wish again, with what the server gave.
+        let back = replacement(&wanted, &edit);
+        assert_eq!(back.pointer(pointer), wanted.object.pointer(pointer), "{pointer}");
+        assert_eq!(back["spec"]["clusterIP"], live["spec"]["clusterIP"]);
+    }
+}
+
+#[test]
+fn what_others_may_add_is_no_edit_and_stays() {
+    let objects = objects(json!({"replicas": 4}));
+    let wanted = |kind, name: &str| Wanted {
+        key: Key { kind, name: name.into() },
+        object: get(&objects, kind, name).clone(),
     };
-    assert_eq!(
-        (when_deleted("Retain"), when_deleted("Delete")),
-        (json!("Retain"), json!("Delete"))
-    );
-    assert!(retained_owners(&crate::testing::cluster(json!({"replicas": 4}))).is_empty());
-    assert_eq!(
-        retained_owners(&crate::testing::cluster(
-            json!({"replicas": 4, "storage": {"retentionPolicy": "Delete"}})
-        ))
-        .len(),
-        1
-    );
+    let service = wanted(Kind::Service, "prod-api");
+    let mut live = admitted(Kind::Service, &service.object);
+    live["metadata"]["labels"]["team"] = json!("ledger");
+    live["metadata"]["annotations"]["note"] = json!("x");
+    live["metadata"]["finalizers"] = json!(["example.com/x"]);
+    live["metadata"]["resourceVersion"] = json!("7");
+    live["status"] = json!({"loadBalancer": {}});
+    assert!(as_wanted(&service, &live));
+    let back = replacement(&service, &live);
+    for pointer in [
+        "/metadata/labels/team",
+        "/metadata/annotations/note",
+        "/metadata/finalizers",
+        "/metadata/resourceVersion",
+    ] {
+        assert_eq!(back.pointer(pointer), live.pointer(pointer), "{pointer}");
+    }
+    let account = wanted(Kind::ServiceAccount, "prod-node");
+    let mut live = admitted(Kind::ServiceAccount, &account.object);
+    live["secrets"] = json!([{"name": "made-by-openshift"}]);
+    assert!(as_wanted(&account, &live));
+    assert_eq!(replacement(&account, &live)["secrets"], live["secrets"]);
+    // Labels of ours and owners are ours.
+    let mut live = admitted(Kind::Service, &service.object);
+    live["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("me");
+    assert!(!as_wanted(&service, &live));
+    let mut live = admitted(Kind::Service, &service.object);
+    live["metadata"]["ownerReferences"] = json!([]);
+    assert!(!as_wanted(&service, &live));
+}
+
+#[test]
+fn constraints_without_a_selector_spread_our_pods() {
+    let constraint =
+        json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
+    let objects = objects(json!({"replicas": 4, "topologySpreadConstraints": [constraint]}));
+    let spread = &get(&objects, Kind::StatefulSet, "prod")["spec"]["template"]["spec"]["topologySpreadConstraints"];
+    assert_eq!(spread[0]["labelSelector"]["matchLabels"][CLUSTER], "prod");
 }

@@ -3,10 +3,10 @@
 use super::{Blueprint, Kind, config};
 use crate::names::{
     API_PORT, CLUSTER_UID, CONFIG_HASH, CONTROL_PORT, METRICS_PORT, NODE_USER, PEER_PORT,
-    token_audience,
+    retained_annotations, token_audience,
 };
-use cretoai_crds::RetentionPolicy;
 use cretoai_types::Hash;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Map, Value, json};
 
 /// The pods' identity towards the API server. They call it never, so there is no Role, and the only
@@ -41,11 +41,7 @@ pub(super) fn stateful_set(blueprint: &Blueprint<'_>) -> (Kind, Value) {
     let cluster = blueprint.cluster;
     let names = &cluster.names;
     let storage = &cluster.spec.storage;
-    let when_deleted = match storage.retention_policy {
-        RetentionPolicy::Retain => "Retain",
-        RetentionPolicy::Delete => "Delete",
-    };
-    let mut claim_labels = names.labels();
+    let mut claim_labels = names.retained_labels();
     claim_labels.insert(CLUSTER_UID.into(), blueprint.identity.cluster_uid.clone());
     let mut claim = json!({
         "accessModes": ["ReadWriteOnce"],
@@ -64,13 +60,18 @@ pub(super) fn stateful_set(blueprint: &Blueprint<'_>) -> (Kind, Value) {
             "podManagementPolicy": "Parallel",
             "updateStrategy": { "type": "OnDelete" },
             "revisionHistoryLimit": 3,
-            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": when_deleted, "whenScaled": "Retain" },
+            // Volumes go with the CretoCluster, which owns them then, never with the StatefulSet.
+            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Retain", "whenScaled": "Retain" },
             "selector": { "matchLabels": names.selector() },
             "template": { "metadata": pod_metadata(blueprint), "spec": pod_spec(blueprint) },
             "volumeClaimTemplates": [{
                 "apiVersion": "v1",
                 "kind": "PersistentVolumeClaim",
-                "metadata": { "name": "data", "labels": claim_labels },
+                "metadata": {
+                    "name": "data",
+                    "labels": claim_labels,
+                    "annotations": retained_annotations(),
+                },
                 "spec": claim,
             }],
         },
@@ -148,6 +149,14 @@ fn pod_spec(blueprint: &Blueprint<'_>) -> Value {
 fn spread(blueprint: &Blueprint<'_>) -> Value {
     let constraints = &blueprint.cluster.spec.topology_spread_constraints;
     if !constraints.is_empty() {
+        let mut constraints = constraints.clone();
+        for constraint in &mut constraints {
+            // Without a selector a constraint would count no pod and spread nothing.
+            constraint.label_selector.get_or_insert_with(|| LabelSelector {
+                match_labels: Some(blueprint.cluster.names.selector()),
+                ..LabelSelector::default()
+            });
+        }
         return json!(constraints);
     }
     let over = |key: &str| {

@@ -108,6 +108,9 @@ fn refuse<T>(reason: RefusalReason, message: String) -> Result<T, Hold> {
 /// Why there is none yet, or none at all.
 pub fn decide(view: &View) -> Result<Identity, Hold> {
     let names = &view.cluster.names;
+    // What we have seen alive is repaired: a part of it that goes does not stop the chain, for
+    // example a volume claim that was deleted while its pod runs on.
+    let of_ours = |ordinal: &usize| *ordinal < view.cluster.replicas;
     let departing: Vec<String> = [
         (view.admin_key == AdminKey::Departing).then(|| format!("Secret {}", names.admin_key())),
         (view.genesis == GenesisFound::Departing).then(|| format!("ConfigMap {}", names.genesis())),
@@ -116,19 +119,22 @@ pub fn decide(view: &View) -> Result<Identity, Hold> {
     .flatten()
     .chain(
         view.volumes
-            .values()
-            .filter(|volume| volume.departing)
-            .map(|volume| format!("PersistentVolumeClaim {}", volume.name)),
+            .iter()
+            .filter(|(ordinal, volume)| of_ours(ordinal) && volume.departing)
+            .map(|(_, volume)| format!("PersistentVolumeClaim {}", volume.name)),
     )
     .collect();
-    if !departing.is_empty() {
+    if !departing.is_empty() && !view.cluster.status.bootstrapped {
         return Err(Hold::Departing(format!(
             "waits until {} of an earlier CretoCluster of this name is deleted",
             departing.join(", ")
         )));
     }
     match &view.genesis {
-        GenesisFound::Departing => Err(Hold::Departing(String::new())),
+        GenesisFound::Departing => Err(Hold::Departing(format!(
+            "ConfigMap {} with the genesis is being deleted; it is looked at again once it is gone",
+            names.genesis()
+        ))),
         GenesisFound::Unreadable(why) => refuse(
             RefusalReason::GenesisInvalid,
             format!(
@@ -219,8 +225,11 @@ fn adopt(view: &View, genesis: &Arc<SignedGenesis>) -> Result<Identity, Hold> {
             );
         }
         other => {
-            let what =
-                if let AdminKey::Unreadable(why) = other { why.as_str() } else { "it is missing" };
+            let what = match other {
+                AdminKey::Unreadable(why) => why.as_str(),
+                AdminKey::Departing => "it is being deleted",
+                _ => "it is missing",
+            };
             let message = format!(
                 "Secret {} with the admin key of chain {chain} cannot be used: {what}; the chain runs on, but its nodes answer nobody else; put the Secret back from a backup, no new key is made",
                 names.admin_key()
@@ -260,9 +269,7 @@ fn begin(view: &View) -> Result<Identity, Hold> {
             ),
         );
     }
-    let mut left_over: Vec<String> = view
-        .volumes
-        .values()
+    let mut left_over: Vec<String> = member_volumes(view)
         .filter(|volume| volume.cluster_uid.as_deref() != Some(uid))
         .map(|volume| format!("PersistentVolumeClaim {}", volume.name))
         .collect();

@@ -121,3 +121,28 @@ fn what_departs_is_waited_for_by_name() {
     let Err(Hold::Departing(what)) = decide(&view) else { panic!() };
     assert!(what.contains("data-prod-0") && what.contains("prod-admin-key"), "{what}");
 }
+
+#[test]
+fn a_part_that_goes_does_not_stop_a_living_chain() {
+    let world = World::alive(4);
+    let mut view = world.view();
+    view.volumes.get_mut(&2).unwrap().departing = true;
+    assert!(decide(&view).unwrap().born.is_some(), "its pod runs on");
+    view.admin_key = AdminKey::Departing;
+    assert!(decide(&view).unwrap().admin_key_lost.unwrap().contains("being deleted"));
+    // Before birth it does, but not for a claim that belongs to no validator.
+    let mut world = World::new(json!({"replicas": 4}));
+    world.settle(2);
+    let mut view = world.view();
+    let stray = crate::cluster::view::Volume {
+        name: "data-prod-17".into(),
+        cluster_uid: None,
+        size: "1Gi".into(),
+        owned: false,
+        departing: true,
+    };
+    view.volumes.insert(17, stray);
+    assert!(decide(&view).is_ok());
+    view.volumes.get_mut(&0).unwrap().departing = true;
+    assert!(matches!(decide(&view), Err(Hold::Departing(what)) if what.contains("data-prod-0")));
+}

@@ -19,13 +19,14 @@ use cretoai_types::{PublicKey, SignedGenesis};
 use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod as KubePod, Secret},
+    core::v1::{ConfigMap, Event as KubeEvent, PersistentVolumeClaim, Pod as KubePod, Secret},
 };
 use kube::{
     Api, Client, ResourceExt,
     api::{DynamicObject, ListParams, ObjectMeta, PostParams},
 };
 use std::{collections::BTreeMap, sync::Arc};
+use tracing::debug;
 
 /// What a pass sees, and the secret that only [`crate::cluster::apply`] may use.
 pub struct Observation {
@@ -58,7 +59,7 @@ pub async fn observe(
         .map(|(key, value)| format!("{key}={value}"))
         .collect::<Vec<_>>()
         .join(",");
-    let (everything, of_cluster) = (ListParams::default(), ListParams::default().labels(&selector));
+    let of_cluster = ListParams::default().labels(&selector);
     let (secret_name, genesis_name) = (cluster.names.admin_key(), cluster.names.genesis());
 
     let live =
@@ -67,7 +68,7 @@ pub async fn observe(
         live,
         secrets.get_opt(&secret_name),
         config_maps.get_opt(&genesis_name),
-        claims.list(&everything),
+        claims.list(&of_cluster),
         pods.list(&of_cluster),
     )?;
     let live: BTreeMap<Key, serde_json::Value> = live.into_iter().flatten().collect();
@@ -79,6 +80,7 @@ pub async fn observe(
         volumes: BTreeMap::new(),
         live,
         pods: BTreeMap::new(),
+        pods_refused: None,
         reports: BTreeMap::new(),
         cluster,
     };
@@ -91,6 +93,9 @@ pub async fn observe(
         .iter()
         .filter_map(|pod| read_pod(pod, &view.cluster, stateful_set.as_deref()))
         .collect();
+    if stateful_set.is_some() && view.pods.len() < view.cluster.replicas {
+        view.pods_refused = pods_refused(client, &view).await;
+    }
 
     let nodes = match &admin {
         Some(key) => match connector.connect(key) {
@@ -121,6 +126,47 @@ async fn get(
         }
         None => Ok(None),
     }
+}
+
+/// Why the API server lets the StatefulSet create no pods, if it said so after the last one that it
+/// let it create. The StatefulSet controller tells that in Events alone.
+async fn pods_refused(client: &Client, view: &View) -> Option<String> {
+    let names = &view.cluster.names;
+    let events: Api<KubeEvent> = Api::namespaced(client.clone(), &names.namespace);
+    let of_set = format!(
+        "involvedObject.kind=StatefulSet,involvedObject.name={},involvedObject.uid={}",
+        names.cluster,
+        view.stateful_set()?.uid()?
+    );
+    match events.list(&ListParams::default().fields(&of_set)).await {
+        Ok(events) => newest_refusal(&events.items),
+        Err(error) => {
+            // It is told to people and decides nothing.
+            debug!(cluster = names.cluster, %error, "cannot read the StatefulSet's Events");
+            None
+        }
+    }
+}
+
+/// The newest of `events` about the creation of pods, if it is a refusal.
+#[must_use]
+pub fn newest_refusal(events: &[KubeEvent]) -> Option<String> {
+    let time = |event: &KubeEvent| {
+        let series = event.series.as_ref().and_then(|series| series.last_observed_time.clone());
+        let first = event.event_time.as_ref().map(|time| time.0);
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        series.map(|time| time.0).max(last).max(first)
+    };
+    // The reason SuccessfulCreate is also that of volume claims, which come before their pod.
+    let of_pods = |event: &&KubeEvent| match event.reason.as_deref() {
+        Some("FailedCreate") => true,
+        Some("SuccessfulCreate") => {
+            event.message.as_deref().is_some_and(|text| text.starts_with("create Pod"))
+        }
+        _ => false,
+    };
+    let newest = events.iter().filter(of_pods).max_by_key(|event| time(event))?;
+    (newest.reason.as_deref() == Some("FailedCreate")).then(|| newest.message.clone()).flatten()
 }
 
 /// Whether it goes with the CretoCluster `uid`, or with an earlier one.
@@ -186,7 +232,8 @@ fn read_volume(
     let name = claim.metadata.name.clone()?;
     let ordinal = cluster.names.volume_ordinal(&name)?;
     let owners = claim.metadata.owner_references.as_deref().unwrap_or_default();
-    // With the policy Delete a volume belongs to its StatefulSet, and goes with it.
+    let (owned, departing) = fate(&claim.metadata, &cluster.uid);
+    // An earlier version let volumes belong to their StatefulSet.
     let of_an_earlier_set = owners
         .iter()
         .any(|owner| owner.kind == "StatefulSet" && Some(owner.uid.as_str()) != stateful_set);
@@ -201,7 +248,8 @@ fn read_volume(
             .and_then(|requests| requests.get("storage"))
             .map(|size| size.0.clone())
             .unwrap_or_default(),
-        departing: claim.metadata.deletion_timestamp.is_some() || of_an_earlier_set,
+        owned,
+        departing: departing || of_an_earlier_set,
         name,
     };
     Some((ordinal, volume))
@@ -287,7 +335,13 @@ fn trouble(pod: &KubePod) -> Option<String> {
             condition.message.as_deref().unwrap_or("no reason given")
         ))
     };
-    of_container.or_else(unscheduled)
+    // The kubelet ended the whole pod: evicted, for example.
+    let ended = || {
+        let reason = status.reason.as_deref().filter(|_| status.phase.as_deref() == Some("Failed"));
+        let message = status.message.as_deref().unwrap_or("no message given");
+        reason.map(|reason| format!("its pod was ended: {reason}: {message}"))
+    };
+    ended().or(of_container).or_else(unscheduled)
 }
 
 /// Asks all nodes at once.

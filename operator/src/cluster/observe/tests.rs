@@ -196,3 +196,22 @@ fn what_is_wrong_with_a_pod_is_told_in_a_sentence() {
     );
     assert!(trouble(&pending).unwrap().contains("0/1 nodes"));
 }
+
+#[test]
+fn the_newest_event_tells_why_no_pod_is_created() {
+    let event = |reason: &str, message: &str, time: &str| -> KubeEvent {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {}, "involvedObject": {}, "reason": reason, "message": message,
+            "lastTimestamp": time,
+        }))
+        .unwrap()
+    };
+    let quota = "create Pod prod-2 failed: exceeded quota: pods=3";
+    let refused = event("FailedCreate", quota, "2026-01-01T00:00:02Z");
+    let made = |time| event("SuccessfulCreate", "create Pod prod-1 successful", time);
+    let claim = |time| event("SuccessfulCreate", "create Claim data-prod-2 successful", time);
+    assert_eq!(newest_refusal(&[]), None);
+    let before = [made("2026-01-01T00:00:01Z"), refused.clone(), claim("2026-01-01T00:00:03Z")];
+    assert_eq!(newest_refusal(&before).as_deref(), Some(quota));
+    assert_eq!(newest_refusal(&[refused, made("2026-01-01T00:00:03Z")]), None, "the cause is gone");
+}

@@ -9,13 +9,13 @@ use crate::{
     cluster::{
         identity::{self, Hold, Identity, Refusal, RefusalReason},
         members::{self, Roll, Standing},
+        repair,
         validate::{Settings, control_address},
-        view::{AdminKey, Attested, GenesisFound, Report, View},
+        view::{AdminKey, Attested, Report, View},
     },
-    drift, quantity,
-    resources::{self, Blueprint, Kind, Owner, Wanted},
+    quantity,
+    resources::{self, Kind, Owner, Wanted},
 };
-use cretoai_crds::RetentionPolicy;
 use cretoai_types::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
 use std::{net::SocketAddr, sync::Arc};
 
@@ -31,10 +31,17 @@ pub enum Step {
         /// What somebody edited by hand, if that is why.
         drift: Option<String>,
     },
-    /// Let genesis or admin key go with the CretoCluster, or outlive it.
+    /// Let a part of the chain go with the CretoCluster, or outlive it.
     SetRetention {
-        /// Whether it is the ConfigMap with the genesis; else it is the Secret.
-        genesis: bool,
+        /// Which one.
+        part: Part,
+        /// Whether it goes.
+        goes: bool,
+    },
+    /// Have the StatefulSet controller create pods again that the API server refused.
+    RetryPods {
+        /// The time.
+        now_ms: u64,
     },
     /// Sign this genesis and create its ConfigMap. Created, never applied: whoever finds one adopts
     /// it.
@@ -69,6 +76,17 @@ pub enum Step {
     },
 }
 
+/// A part of a chain that may outlive its CretoCluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The Secret with the admin key.
+    AdminKey,
+    /// The ConfigMap with the genesis.
+    Genesis,
+    /// A volume claim, by name.
+    Volume(String),
+}
+
 impl Step {
     /// For metrics: one of few words.
     #[must_use]
@@ -77,10 +95,25 @@ impl Step {
             Self::CreateAdminKey => "create_admin_key",
             Self::Apply { .. } => "apply",
             Self::SetRetention { .. } => "set_retention",
+            Self::RetryPods { .. } => "retry_pods",
             Self::CreateGenesis(_) => "create_genesis",
             Self::PushGenesis { .. } => "push_genesis",
             Self::ExpandVolume { .. } => "expand_volume",
             Self::ReplacePod { .. } => "replace_pod",
+        }
+    }
+}
+
+impl Step {
+    /// What it is about: two steps of one subject are one try and the next.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Apply { wanted, .. } => format!("apply {}", wanted.key),
+            Self::RetryPods { .. } | Self::CreateAdminKey | Self::CreateGenesis(_) => {
+                self.name().to_string()
+            }
+            other => other.to_string(),
         }
     }
 }
@@ -96,7 +129,15 @@ impl std::fmt::Display for Step {
             Self::PushGenesis { pod, .. } => write!(f, "give {pod} the genesis"),
             Self::ExpandVolume { claim, size } => write!(f, "grow {claim} to {size}"),
             Self::ReplacePod { pod, uid, .. } => write!(f, "replace {pod} ({uid})"),
-            Self::CreateAdminKey | Self::SetRetention { .. } | Self::CreateGenesis(_) => {
+            Self::SetRetention { part, goes } => {
+                let fate = if *goes { "goes with" } else { "outlives" };
+                match part {
+                    Part::AdminKey => write!(f, "the admin key {fate} the CretoCluster"),
+                    Part::Genesis => write!(f, "the genesis {fate} the CretoCluster"),
+                    Part::Volume(claim) => write!(f, "{claim} {fate} the CretoCluster"),
+                }
+            }
+            Self::CreateAdminKey | Self::RetryPods { .. } | Self::CreateGenesis(_) => {
                 f.write_str(self.name())
             }
         }
@@ -131,6 +172,8 @@ pub struct Plan {
     pub outdated: Vec<String>,
     /// Why an outdated pod is not replaced now.
     pub rollout_waits: Option<String>,
+    /// The image of the StatefulSet, if it is as wanted and its controller has seen that.
+    pub settled_image: Option<String>,
 }
 
 /// Plans the next steps. `now_ms` is written into a genesis and decides nothing.
@@ -146,6 +189,7 @@ pub fn plan(view: &View, settings: &Settings, now_ms: u64) -> Plan {
         roll,
         outdated: Vec::new(),
         rollout_waits: None,
+        settled_image: None,
     };
     match decision {
         Err(Hold::NoAdminKey) => {
@@ -167,7 +211,7 @@ fn foreign_objects(view: &View) -> Option<Hold> {
     let of = |owner: Owner| -> Vec<String> {
         view.live
             .iter()
-            .filter(|(_, live)| resources::owner_of(live, &view.cluster.uid) == owner)
+            .filter(|(_, live)| resources::owner_of(live, &view.cluster) == owner)
             .map(|(key, _)| key.to_string())
             .collect()
     };
@@ -179,7 +223,8 @@ fn foreign_objects(view: &View) -> Option<Hold> {
         );
         return Some(Hold::Refused(Refusal { reason: RefusalReason::NameTaken, message }));
     }
-    if !departing.is_empty() {
+    // A living chain goes on while an object of it goes: it is made anew afterwards.
+    if !departing.is_empty() && !view.cluster.status.bootstrapped {
         return Some(Hold::Departing(format!("waits until {} is deleted", departing.join(", "))));
     }
     None
@@ -192,12 +237,17 @@ fn with_identity(
     now_ms: u64,
     plan: &mut Plan,
 ) {
-    plan.steps.extend(retention(view));
-    let applied = objects(view, settings, identity);
+    let retention = repair::retention(view, identity.born.is_some());
+    // No node takes payloads before its volume outlives the CretoCluster, if it is to.
+    let released =
+        !retention.iter().any(|step| matches!(step, Step::SetRetention { goes: false, .. }));
+    plan.steps.extend(retention);
+    let applied = repair::objects(view, settings, identity);
     let settled = !applied.iter().any(
         |step| matches!(step, Step::Apply { wanted, .. } if wanted.key.kind == Kind::StatefulSet),
     );
     plan.steps.extend(applied);
+    plan.steps.extend(repair::retry_pods(view, now_ms));
     plan.steps.extend(expansions(view));
     let revision = view
         .stateful_set()
@@ -211,13 +261,19 @@ fn with_identity(
         }
         None => Vec::new(),
     };
+    plan.settled_image = revision
+        .and_then(|_| view.stateful_set())
+        .and_then(crate::cluster::view::StatefulSet::image)
+        .map(str::to_string);
     plan.outdated = outdated.iter().map(|ordinal| view.cluster.names.pod(*ordinal)).collect();
     let budget = DisruptionBudget { roll: &plan.roll, born: identity.born.is_some() };
     let (replaced, waits) = next_replacement(view, &outdated, &budget)
         .map_or_else(|waits| (None, Some(waits)), |step| (step, None));
     plan.rollout_waits = waits;
     if let Some(genesis) = &identity.born {
-        plan.steps.extend(pushes(view, genesis, replaced.as_ref()));
+        if released {
+            plan.steps.extend(pushes(view, genesis, replaced.as_ref()));
+        }
     } else {
         plan.stage = match birth(
             view,
@@ -236,52 +292,12 @@ fn with_identity(
     plan.steps.extend(replaced);
 }
 
-/// Genesis and admin key carry an owner reference exactly if they are to go with the CretoCluster.
-fn retention(view: &View) -> Vec<Step> {
-    let goes = view.cluster.spec.storage.retention_policy == RetentionPolicy::Delete;
-    let mut steps = Vec::new();
-    if matches!(view.admin_key, AdminKey::Present { owned, .. } if owned != goes) {
-        steps.push(Step::SetRetention { genesis: false });
-    }
-    if matches!(view.genesis, GenesisFound::Present { owned, .. } if owned != goes) {
-        steps.push(Step::SetRetention { genesis: true });
-    }
-    steps
-}
-
-/// Every object that is missing or not as we want it.
-fn objects(view: &View, settings: &Settings, identity: &Identity) -> Vec<Step> {
-    let stateful_set = view.stateful_set();
-    let blueprint = Blueprint {
-        cluster: &view.cluster,
-        identity,
-        settings,
-        running_image: stateful_set.and_then(crate::cluster::view::StatefulSet::image),
-        claim_size: stateful_set.and_then(crate::cluster::view::StatefulSet::claim_size),
-    };
-    resources::all(&blueprint)
-        .into_iter()
-        .filter_map(|wanted| {
-            let drift = match view.live.get(&wanted.key) {
-                None => None,
-                Some(live) => {
-                    let difference = drift::difference(&wanted.object, live)?;
-                    // The same wish as when we applied it last, so somebody else changed it.
-                    (resources::wanted_hash(live) == resources::wanted_hash(&wanted.object))
-                        .then_some(difference)
-                }
-            };
-            Some(Step::Apply { wanted: Box::new(wanted), drift })
-        })
-        .collect()
-}
-
 /// Volumes that are smaller than the spec asks. Growing never waits for the chain's health.
 fn expansions(view: &View) -> Vec<Step> {
     let size = &view.cluster.spec.storage.size;
     let small = view.volumes.iter().filter(|(ordinal, volume)| {
-        **ordinal < view.cluster.replicas
-            && quantity::thousandths(&volume.size) < quantity::thousandths(size)
+        let (has, asks) = (quantity::thousandths(&volume.size), quantity::thousandths(size));
+        **ordinal < view.cluster.replicas && has.zip(asks).is_some_and(|(has, asks)| has < asks)
     });
     small
         .map(|(_, volume)| Step::ExpandVolume { claim: volume.name.clone(), size: size.clone() })

@@ -183,6 +183,11 @@ fn a_node_without_the_genesis_is_replaced_or_given_it_never_both_at_once() {
         }
         world.tick();
     }
+    // What is retained is released before any node gets the genesis.
+    for step in world.plan().steps {
+        assert!(!matches!(step, Step::PushGenesis { .. }), "{step}");
+        world.take(&step);
+    }
     // Two have the genesis and the third is about to get it, which makes a quorum: the fourth is
     // down.
     world.pods.get_mut(&0).unwrap().up = false;
@@ -279,11 +284,11 @@ fn storage_grows_whatever_the_health() {
 #[test]
 fn retention_follows_the_policy() {
     let mut world = World::alive(4);
-    world.resource.spec.storage.retention_policy = RetentionPolicy::Delete;
+    world.resource.spec.storage.retention_policy = cretoai_crds::RetentionPolicy::Delete;
     let steps = world.plan().steps;
     assert!(
-        steps.contains(&Step::SetRetention { genesis: true })
-            && steps.contains(&Step::SetRetention { genesis: false })
+        steps.contains(&Step::SetRetention { part: Part::Genesis, goes: true })
+            && steps.contains(&Step::SetRetention { part: Part::AdminKey, goes: true })
     );
     for step in steps {
         world.take(&step);
@@ -381,4 +386,65 @@ proptest! {
     fn a_random_life(seed in any::<u64>(), replicas in prop::sample::select(vec![1_usize, 3, 4, 5, 7])) {
         live_through(seed, replicas);
     }
+}
+
+#[test]
+fn a_cluster_that_names_no_image_keeps_the_one_that_its_nodes_ran() {
+    let image = |plan: &Plan| {
+        plan.steps.iter().find_map(|step| match step {
+            Step::Apply { wanted, .. } if wanted.key.kind == Kind::StatefulSet => wanted
+                .object
+                .pointer("/spec/template/spec/containers/0/image")
+                .and_then(serde_json::Value::as_str)
+                .map(str::to_string),
+            _ => None,
+        })
+    };
+    let mut world = World::alive(4);
+    let ran = settings().node_image;
+    assert_eq!(world.resource.status.as_ref().unwrap().image.as_ref(), Some(&ran));
+    // Somebody sets another image by hand: it does not become the cluster's.
+    let key = crate::resources::Key { kind: Kind::StatefulSet, name: "prod".into() };
+    let image_of = "/spec/template/spec/containers/0/image";
+    *world.live.get_mut(&key).unwrap().pointer_mut(image_of).unwrap() = json!("busybox");
+    let plan = world.plan();
+    assert_eq!(image(&plan).as_ref(), Some(&ran));
+    assert!(replaced(&plan).is_empty(), "and it is not rolled out");
+    // A bad image of the spec that is taken back.
+    let mut world = World::alive(4);
+    world.resource.spec.image = Some("bad".into());
+    assert_eq!(image(&world.plan()).as_deref(), Some("bad"));
+    for step in world.plan().steps {
+        world.take(&step);
+    }
+    world.remember();
+    world.resource.spec.image = None;
+    assert_eq!(image(&world.plan()).as_ref(), Some(&ran));
+    // The StatefulSet is gone, and the operator's default is another by now.
+    let mut world = World::alive(4);
+    world.live.remove(&key);
+    let newer = Settings { node_image: "newer".into(), ..settings() };
+    let plan = super::plan(&world.view(), &newer, 1);
+    assert_eq!(image(&plan).as_ref(), Some(&ran));
+}
+
+#[test]
+fn pods_that_the_api_server_refused_are_asked_for_again_at_a_pace() {
+    let world = World::alive(4);
+    let retries = |view: &View, now_ms: u64| {
+        let plan = super::plan(view, &settings(), now_ms);
+        plan.steps.into_iter().filter(|step| matches!(step, Step::RetryPods { .. })).count()
+    };
+    let mut view = world.view();
+    assert_eq!(retries(&view, 100_000), 0, "nothing was refused");
+    view.pods_refused = Some("exceeded quota: pods=3".into());
+    assert_eq!(retries(&view, 100_000), 1);
+    let key = crate::resources::Key { kind: Kind::StatefulSet, name: "prod".into() };
+    let mut at = |time: &str| {
+        view.live.get_mut(&key).unwrap()["metadata"]["annotations"][crate::names::RETRY] =
+            json!(time);
+        retries(&view, 100_000)
+    };
+    assert_eq!((at("99000"), at("85000")), (0, 1));
+    assert_eq!((at("900000000"), at("soon")), (1, 1), "a wrong clock, or no time at all");
 }

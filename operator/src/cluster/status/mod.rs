@@ -23,6 +23,9 @@ const MAX_MESSAGE: usize = 2000;
 /// time.
 const LAST_SEEN_STEP: SignedDuration = SignedDuration::from_secs(30);
 
+/// Facts that are younger count although the newest look failed.
+const FACTS_STAY: SignedDuration = SignedDuration::from_secs(30);
+
 /// Types of conditions.
 pub mod condition {
     /// The chain takes payloads.
@@ -157,6 +160,16 @@ pub fn derive(
         .iter()
         .map(|member| member_status(member, previous, status.sequence, now))
         .collect();
+    // What all nodes run, once they do: a cluster that names no image keeps it.
+    let all_take_part = roll.participating() == roll.quorum.n;
+    if plan.stage == Stage::Born
+        && all_take_part
+        && plan.outdated.is_empty()
+        && errors.is_empty()
+        && let Some(image) = &plan.settled_image
+    {
+        status.image = Some(image.clone());
+    }
     let findings = findings(cluster, plan, errors, &status.suspected);
     status.conditions = conditions(&previous.conditions, findings, cluster.generation, now);
     status.summary = Some(Summary {
@@ -191,6 +204,36 @@ pub fn without_view(
         finding(condition::PROGRESSING, "False"),
         finding(condition::DEGRADED, "True"),
     ];
+    status.conditions = conditions(&previous.conditions, findings, generation, now);
+    let mut summary = previous.summary.clone().unwrap_or_default();
+    summary.status = sentence(&status.conditions);
+    status.summary = Some(summary);
+    status
+}
+
+/// The status when the API server did not let us look. What was known stays, and is called unknown
+/// only when it is old: that we cannot look is no news about the chain.
+#[must_use]
+pub fn without_look(
+    previous: &CretoClusterStatus,
+    message: &str,
+    now: Timestamp,
+) -> CretoClusterStatus {
+    let mut status = previous.clone();
+    let finding = |kind, status| Finding {
+        kind,
+        status,
+        reason: Reason::ReconcileFailed,
+        message: message.to_string(),
+    };
+    let mut findings = vec![finding(condition::PROGRESSING, "False")];
+    let fresh = |Time(time): &Time| now.duration_since(*time) < FACTS_STAY;
+    if !previous.agreed_at.as_ref().is_some_and(fresh) {
+        findings.push(finding(condition::READY, "Unknown"));
+        findings.push(finding(condition::QUORUM, "Unknown"));
+    }
+    // Nothing was done for a newer generation.
+    let generation = previous.observed_generation.unwrap_or_default();
     status.conditions = conditions(&previous.conditions, findings, generation, now);
     let mut summary = previous.summary.clone().unwrap_or_default();
     summary.status = sentence(&status.conditions);
