@@ -50,6 +50,9 @@ pub struct CretoClusterStatus {
     /// Image that the nodes run, once all of them do: a cluster that names none keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Pods that were made from the newest template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_replicas: Option<i32>,
     /// The validators.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 31))]
@@ -59,7 +62,7 @@ pub struct CretoClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
     /// Conditions: Ready, QuorumAvailable, Progressing, Degraded, KeysValid, ByzantineSuspected,
-    /// Paused.
+    /// FailureDomains, Paused, and for tools Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -92,9 +95,9 @@ pub struct MemberStatus {
     /// BLAKE3 of the validator's public key, 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_fingerprint: Option<String>,
-    /// Validator, CatchingUp, Learner, Waiting, Down, Silent, Unreachable, Stale (its volume is an
-    /// older copy), Foreign (its key or chain is not that of the genesis) or Dissenting (it
-    /// contradicts the other nodes).
+    /// Validator, CatchingUp, Isolated (its peers do not hear it), Learner, Waiting, Down, Silent,
+    /// Unreachable, Stale (its volume is an older copy), Foreign (its key or chain is not that of
+    /// the genesis) or Dissenting (it contradicts the other nodes).
     pub role: String,
     /// Newest sequence that the node says it executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +111,9 @@ pub struct MemberStatus {
     /// Time of the node's last answer, updated at least every half minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Time>,
+    /// Time since which the node surely casts no vote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent_since: Option<Time>,
     /// What the node waits for, or what is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

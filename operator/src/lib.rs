@@ -10,7 +10,6 @@
 //! without attestation; no single node is believed about the chain; our own actions never take the
 //! quorum away from a chain that tolerates a fault; data is never replaced by an empty chain.
 
-pub mod agree;
 pub mod cluster;
 pub mod drift;
 pub mod health;

@@ -19,6 +19,9 @@ pub enum NodeError {
     /// None came.
     #[error("{0}")]
     Silent(String),
+    /// Nothing listens there.
+    #[error("{0}")]
+    NotServing(String),
     /// It is not who it should be, or says no.
     #[error("{0}")]
     Refused(String),
@@ -30,6 +33,11 @@ impl From<ControlError> for NodeError {
         match error {
             ControlError::Handshake { source, .. } if source.kind() == ErrorKind::InvalidData => {
                 Self::Refused(text)
+            }
+            ControlError::Connect { source, .. }
+                if source.kind() == ErrorKind::ConnectionRefused =>
+            {
+                Self::NotServing(text)
             }
             ControlError::Refused { .. } | ControlError::Attestation { .. } => Self::Refused(text),
             _ => Self::Silent(text),

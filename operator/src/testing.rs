@@ -4,7 +4,7 @@
 
 use crate::{
     cluster::{
-        plan::{Part, Plan, Step, plan},
+        plan::{Part, Plan, Removal, Step, plan},
         validate::{Cluster, Settings},
         view::{AdminKey, Attested, GenesisFound, Pod, Report, View, Volume},
     },
@@ -12,13 +12,17 @@ use crate::{
     resources::{self, Key, Kind},
 };
 use cretoai_control::{
-    api::{NodeStatus, RecentRecord, Role},
+    api::{NodeStatus, PeerStatus, RecentRecord, Role},
     keys::{MlDsa87, SecretKey},
 };
 use cretoai_crds::{CretoCluster, CretoClusterSpec};
 use cretoai_types::{Genesis, Hash, SignedGenesis};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
+
+/// How long a tick lasts.
+pub(crate) const TICK_MS: u64 = 5_000;
 
 pub(crate) fn settings() -> Settings {
     Settings {
@@ -63,13 +67,18 @@ pub(crate) fn report(name: &str, sequence: u64, family: &str) -> NodeStatus {
         quorum: None,
         members: Vec::new(),
         suspected: Vec::new(),
-        peers: Vec::new(),
+        peers: (0..31).map(|ordinal| peer(&format!("prod-{ordinal}"), sequence)).collect(),
         recent: recent.collect(),
         finality_p99_ms: None,
         version: "0.1.0".into(),
         ready: true,
         waiting_for: String::new(),
     }
+}
+
+/// A member as a node hears it that is connected to it.
+pub(crate) fn peer(name: &str, sequence: u64) -> PeerStatus {
+    PeerStatus { name: name.into(), connected: true, sequence, last_seen_ms: Some(100) }
 }
 
 pub(crate) fn key(seed: u8) -> SecretKey {
@@ -95,8 +104,16 @@ pub(crate) struct Running {
     pub(crate) up: bool,
     /// Whether the operator reaches it.
     pub(crate) reachable: bool,
+    /// Whether its peers hear it.
+    pub(crate) isolated: bool,
     /// Ticks until it is up.
     pub(crate) starting: u32,
+    /// When it was made.
+    pub(crate) made_ms: u64,
+    /// Since when the kubelet calls it ready.
+    pub(crate) ready_since_ms: Option<u64>,
+    /// How often its container was started again.
+    pub(crate) restarts: u32,
     /// Ticks until it is gone, once it is being deleted; it answers and votes until then.
     pub(crate) leaving: Option<u32>,
 }
@@ -111,6 +128,8 @@ pub(crate) struct World {
     pub(crate) disks: BTreeMap<usize, Disk>,
     pub(crate) pods: BTreeMap<usize, Running>,
     pub(crate) births: u32,
+    /// The time.
+    pub(crate) now_ms: u64,
     counter: u64,
 }
 
@@ -124,6 +143,7 @@ impl World {
             disks: BTreeMap::new(),
             pods: BTreeMap::new(),
             births: 0,
+            now_ms: 1_800_000_000_000,
             counter: 0,
         }
     }
@@ -143,9 +163,13 @@ impl World {
     /// Writes what the operator would have written into the status.
     pub(crate) fn remember(&mut self) {
         let view = self.view();
-        let plan = plan(&view, &settings(), 1);
-        let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+        let plan = plan(&view, &settings(), self.now_ms);
+        let now = self.now();
         self.resource.status = Some(crate::cluster::status::derive(&view.cluster, &plan, &[], now));
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(i64::try_from(self.now_ms).unwrap()).unwrap()
     }
 
     fn fresh(&mut self) -> u64 {
@@ -173,7 +197,7 @@ impl World {
             |ordinal: &usize| self.disks.get(ordinal).is_some_and(|disk| disk.chain.is_some());
         self.pods
             .iter()
-            .filter(|(ordinal, pod)| pod.up && votes(ordinal))
+            .filter(|(ordinal, pod)| pod.up && !pod.isolated && votes(ordinal))
             .map(|(ordinal, _)| *ordinal)
             .collect()
     }
@@ -184,6 +208,7 @@ impl World {
 
     /// Controllers, kubelets and nodes do a little of their work.
     pub(crate) fn tick(&mut self) {
+        self.now_ms += TICK_MS;
         let Some(set) = self.stateful_set().cloned() else { return };
         let replicas =
             usize::try_from(set.pointer("/spec/replicas").unwrap().as_u64().unwrap()).unwrap();
@@ -217,8 +242,12 @@ impl World {
                         revision: revision.clone(),
                         up: false,
                         reachable: true,
+                        isolated: false,
                         starting: 2,
                         leaving: None,
+                        made_ms: self.now_ms,
+                        ready_since_ms: None,
+                        restarts: 0,
                     },
                 );
             }
@@ -235,9 +264,13 @@ impl World {
         let voters = self.voters();
         if voters.len() >= quorum.q {
             let next = self.disks.values().map(|disk| disk.sequence).max().unwrap_or(0) + 1;
-            for ordinal in voters {
-                self.disks.get_mut(&ordinal).unwrap().sequence = next;
+            for ordinal in &voters {
+                self.disks.get_mut(ordinal).unwrap().sequence = next;
             }
+        }
+        for (ordinal, pod) in &mut self.pods {
+            let ready = voters.len() >= quorum.q && voters.contains(ordinal);
+            pod.ready_since_ms = ready.then(|| pod.ready_since_ms.unwrap_or(self.now_ms));
         }
     }
 
@@ -274,7 +307,12 @@ impl World {
                 running: pod.up,
                 ready: pod.up && enough && voters.contains(ordinal),
                 leaving: pod.leaving.is_some(),
+                leaving_ms: pod.leaving.map(|_| self.now_ms),
                 trouble: None,
+                made_ms: Some(pod.made_ms),
+                ready_since_ms: pod.ready_since_ms,
+                restarts: pod.restarts,
+                host: Some(format!("host-{ordinal}")),
             };
             (*ordinal, pod)
         });
@@ -292,7 +330,13 @@ impl World {
                     status.chain_id.clone_from(&disk.chain);
                     status.role =
                         if disk.chain.is_some() { Role::Validator } else { Role::Waiting };
-                    status.ready = disk.chain.is_some() && enough;
+                    status.ready = enough && voters.contains(ordinal);
+                    let hears = |name: &str| {
+                        !pod.isolated && voters.iter().any(|at| cluster.names.pod(*at) == name)
+                    };
+                    for peer in &mut status.peers {
+                        peer.connected = hears(&peer.name);
+                    }
                     Report::Status(Box::new(status))
                 } else {
                     Report::Refused("another key".into())
@@ -329,7 +373,7 @@ impl World {
     }
 
     pub(crate) fn plan(&self) -> Plan {
-        plan(&self.view(), &settings(), 1)
+        plan(&self.view(), &settings(), self.now_ms)
     }
 
     /// What the API server and the nodes do with a step.
@@ -397,13 +441,25 @@ impl World {
                 disk.chain = Some(chain);
             }
             Step::ExpandVolume { .. } => {}
-            Step::ReplacePod { ordinal, uid, .. } => {
+            Step::ReplacePod { ordinal, uid, how, .. } => {
+                if *how == Removal::Evict && !self.evictable(*ordinal) {
+                    return;
+                }
                 let ticks = u32::try_from(self.fresh() % 4).unwrap();
                 if let Some(pod) = self.pods.get_mut(ordinal).filter(|pod| pod.uid == *uid) {
                     pod.leaving.get_or_insert(ticks);
                 }
             }
         }
+    }
+
+    /// Whether the API server lets the pod be evicted: one that is not ready always, any other if
+    /// as many ready pods stay as the PodDisruptionBudget asks.
+    pub(crate) fn evictable(&self, ordinal: usize) -> bool {
+        let ready = |pod: &Running| pod.ready_since_ms.is_some() && pod.leaving.is_none();
+        let stay = self.pods.iter().filter(|(at, pod)| **at != ordinal && ready(pod)).count();
+        let quorum = Cluster::new(&self.resource).unwrap().quorum();
+        self.pods.get(&ordinal).is_none_or(|pod| !ready(pod)) || stay >= quorum.q
     }
 
     /// Ticks and passes without faults.

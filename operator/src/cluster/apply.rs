@@ -1,11 +1,11 @@
 //! All output of a pass. Every irreversible step has a precondition: `create` fails if the object
-//! is there, a pod is deleted only by its UID. So a second operator, or this one after a crash,
-//! does no harm.
+//! is there, a pod is taken away only by its UID, and evicted where the quorum depends on it. So a
+//! second operator, or this one after a crash, does no harm.
 
 use crate::{
     cluster::{
         observe::Observation,
-        plan::{Part, Step},
+        plan::{Part, Removal, Step},
         validate::Cluster,
         view::View,
     },
@@ -21,8 +21,11 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, ObjectReference, PersistentVolumeClaim, Pod, Secret},
+        policy::v1::Eviction,
     },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+    apimachinery::pkg::apis::meta::v1::{
+        DeleteOptions, OwnerReference, Preconditions as UidPreconditions,
+    },
 };
 use kube::{
     Api, Client,
@@ -30,6 +33,9 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+/// HTTP's word for an eviction that a PodDisruptionBudget forbids.
+const TOO_MANY_REQUESTS: u16 = 429;
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +56,14 @@ pub enum StepError {
         what: String,
         /// What it said.
         source: NodeError,
+    },
+    /// The PodDisruptionBudget keeps the pod: somebody else took one away. Not a failure.
+    #[error("the API server does not evict {pod} now: {why}")]
+    Fenced {
+        /// The pod.
+        pod: String,
+        /// What it said.
+        why: String,
     },
     /// No key could be made.
     #[error(transparent)]
@@ -149,16 +163,23 @@ pub async fn apply(
                 related: None,
             }))
         }
-        Step::ReplacePod { pod, uid, .. } => {
+        Step::ReplacePod { pod, uid, how, .. } => {
             let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-            let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
-            let parameters =
-                DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match pods.delete(pod, &parameters).await {
-                Ok(_) => {}
+            let result = match how {
+                Removal::Evict => evict(&pods, pod, uid).await,
+                Removal::Delete => delete(&pods, pod, uid).await,
+            };
+            match result {
+                Ok(()) => {}
                 // Another one by now, or gone: what we wanted.
                 Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                     return Ok(None);
+                }
+                Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => {
+                    return Err(StepError::Fenced {
+                        pod: pod.clone(),
+                        why: status.message.clone(),
+                    });
                 }
                 Err(error) => return Err(api_error(format!("replacing pod {pod}"))(error)),
             }
@@ -172,6 +193,29 @@ pub async fn apply(
             }))
         }
     }
+}
+
+/// Evicts a pod if it is still this one. Not by the library's own call: that writes
+/// `delete_options` instead of `deleteOptions`, and the API server would ignore the precondition.
+async fn evict(pods: &Api<Pod>, pod: &str, uid: &str) -> Result<(), kube::Error> {
+    let eviction = Eviction {
+        metadata: ObjectMeta { name: Some(pod.to_string()), ..ObjectMeta::default() },
+        delete_options: Some(DeleteOptions {
+            preconditions: Some(UidPreconditions {
+                uid: Some(uid.to_string()),
+                resource_version: None,
+            }),
+            ..DeleteOptions::default()
+        }),
+    };
+    let answer = pods.create_subresource("eviction", pod, &created_by(), &eviction).await;
+    answer.map(|_: serde_json::Value| ())
+}
+
+async fn delete(pods: &Api<Pod>, pod: &str, uid: &str) -> Result<(), kube::Error> {
+    let preconditions = Preconditions { uid: Some(uid.to_string()), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    pods.delete(pod, &parameters).await.map(|_| ())
 }
 
 fn reference(namespace: &str, wanted: &Wanted) -> ObjectReference {

@@ -6,6 +6,7 @@
 
 use crate::names::Names;
 use cretoai_crds::{CretoCluster, CretoClusterSpec, CretoClusterStatus};
+use cretoai_roster::budget::ACCEPT_DISRUPTION;
 use cretoai_types::{FaultModel, Quorum};
 use std::net::IpAddr;
 
@@ -31,6 +32,9 @@ pub struct Cluster {
     pub spec: CretoClusterSpec,
     /// Validators.
     pub replicas: usize,
+    /// Whether a person accepts, for this generation of the spec, that the chain pauses while a
+    /// node restarts.
+    pub accepts_disruption: bool,
     /// What was so in the last pass.
     pub status: CretoClusterStatus,
 }
@@ -73,6 +77,15 @@ impl Cluster {
             generation: cluster.metadata.generation.unwrap_or_default(),
             spec: cluster.spec.clone(),
             replicas,
+            accepts_disruption: cluster
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|annotations| annotations.get(ACCEPT_DISRUPTION))
+                .is_some_and(|text| {
+                    text.parse::<i64>().ok()
+                        == Some(cluster.metadata.generation.unwrap_or_default())
+                }),
             status: cluster.status.clone().unwrap_or_default(),
         })
     }

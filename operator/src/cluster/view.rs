@@ -98,8 +98,18 @@ pub struct Pod {
     pub ready: bool,
     /// Whether it is being deleted.
     pub leaving: bool,
+    /// When it should be gone, if it is being deleted, in Unix milliseconds.
+    pub leaving_ms: Option<u64>,
     /// What Kubernetes says is wrong with it.
     pub trouble: Option<String>,
+    /// When it was made, in Unix milliseconds.
+    pub made_ms: Option<u64>,
+    /// Since when it is ready, in Unix milliseconds.
+    pub ready_since_ms: Option<u64>,
+    /// How often its container was started again.
+    pub restarts: u32,
+    /// The host that it runs on.
+    pub host: Option<String>,
 }
 
 /// What a node answered.
@@ -111,6 +121,8 @@ pub enum Report {
     Status(Box<NodeStatus>),
     /// No answer in time; the sentence says what happened.
     Silent(String),
+    /// Its pod refused the connection; the sentence says how.
+    NotServing(String),
     /// An answer that proves that it is not who it should be; the sentence says how.
     Refused(String),
 }
@@ -129,6 +141,13 @@ pub struct Attested {
 }
 
 impl View {
+    /// The revision that pods should have, once the StatefulSet controller has seen the newest
+    /// template.
+    #[must_use]
+    pub fn revision(&self) -> Option<&str> {
+        self.stateful_set().and_then(StatefulSet::revision)
+    }
+
     /// The live StatefulSet, if it is this CretoCluster's.
     #[must_use]
     pub fn stateful_set(&self) -> Option<StatefulSet<'_>> {

@@ -17,9 +17,12 @@ use cretoai_control::{
 };
 use cretoai_types::{PublicKey, SignedGenesis};
 use futures::future::{join_all, try_join_all};
-use k8s_openapi::api::{
-    authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
-    core::v1::{ConfigMap, Event as KubeEvent, PersistentVolumeClaim, Pod as KubePod, Secret},
+use k8s_openapi::{
+    api::{
+        authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
+        core::v1::{ConfigMap, Event as KubeEvent, PersistentVolumeClaim, Pod as KubePod, Secret},
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -272,6 +275,9 @@ fn read_pod(pod: &KubePod, cluster: &Cluster, stateful_set: Option<&str>) -> Opt
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let containers =
         status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready" && condition.status == "True");
     let scheduled = status.and_then(|status| status.phase.as_deref()) == Some("Running");
     let read = Pod {
         uid: pod.metadata.uid.clone()?,
@@ -283,14 +289,24 @@ fn read_pod(pod: &KubePod, cluster: &Cluster, stateful_set: Option<&str>) -> Opt
         running: containers
             .iter()
             .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some())),
-        ready: conditions
-            .iter()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        ready: ready.is_some(),
         leaving: pod.metadata.deletion_timestamp.is_some(),
+        leaving_ms: pod.metadata.deletion_timestamp.as_ref().and_then(milliseconds),
         trouble: trouble(pod),
+        made_ms: pod.metadata.creation_timestamp.as_ref().and_then(milliseconds),
+        ready_since_ms: ready.and_then(|ready| milliseconds(ready.last_transition_time.as_ref()?)),
+        restarts: containers
+            .iter()
+            .map(|container| u32::try_from(container.restart_count).unwrap_or_default())
+            .sum(),
+        host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         name,
     };
     Some((ordinal, read))
+}
+
+fn milliseconds(time: &Time) -> Option<u64> {
+    u64::try_from(time.0.as_millisecond()).ok()
 }
 
 /// What Kubernetes says is wrong with a pod: its container waits or ended, or no host takes it.
@@ -365,6 +381,7 @@ async fn ask(client: &Client, nodes: &dyn NodeClient, view: &View) -> BTreeMap<u
             };
             let report = answer.unwrap_or_else(|error| match error {
                 NodeError::Silent(why) => Report::Silent(why),
+                NodeError::NotServing(why) => Report::NotServing(why),
                 NodeError::Refused(why) => Report::Refused(why),
             });
             Some((*ordinal, report))

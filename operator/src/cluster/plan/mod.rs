@@ -2,13 +2,13 @@
 //!
 //! Rules: nothing is done while a person has to decide; the genesis is made only when every
 //! validator was attested in this very pass, on a volume of this cluster that holds nothing; at
-//! most one step of a plan disturbs a node, and only within the one [`DisruptionBudget`] that all
-//! such steps share.
+//! most one step of a plan disturbs a node, and only within the one
+//! [`Budget`] that all such steps share.
 
 use crate::{
     cluster::{
         identity::{self, Hold, Identity, Refusal, RefusalReason},
-        members::{self, Roll, Standing},
+        members::{self, Member, Roll},
         repair,
         validate::{Settings, control_address},
         view::{AdminKey, Attested, Report, View},
@@ -16,8 +16,14 @@ use crate::{
     quantity,
     resources::{self, Kind, Owner, Wanted},
 };
-use cretoai_types::{FaultModel, Genesis, GenesisMember, Parameters, PublicKey, SignedGenesis};
-use std::{net::SocketAddr, sync::Arc};
+use cretoai_roster::{
+    budget::{Allowance, Budget, Denial},
+    rollout,
+};
+use cretoai_types::{
+    FaultModel, Genesis, GenesisMember, NodeId, Parameters, PublicKey, Quorum, SignedGenesis,
+};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// One thing to do. Each is safe to repeat and safe to die after.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,8 +70,8 @@ pub enum Step {
         /// The size.
         size: String,
     },
-    /// Delete a pod, so that the StatefulSet makes it anew from the newest template. The only step
-    /// that disturbs a node.
+    /// Take a pod away, so that the StatefulSet makes it anew from the newest template. The only
+    /// step that disturbs a node.
     ReplacePod {
         /// Its ordinal.
         ordinal: usize,
@@ -73,6 +79,8 @@ pub enum Step {
         pod: String,
         /// Only if it is still this one.
         uid: String,
+        /// By which request.
+        how: Removal,
     },
 }
 
@@ -87,7 +95,35 @@ pub enum Part {
     Volume(String),
 }
 
+/// How a pod is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// By eviction, so that the API server compares with the PodDisruptionBudget: drains and another
+    /// operator meet the same fence.
+    Evict,
+    /// By deletion: the pod is not ready, or the chain tolerates no absent node, or a person
+    /// accepts that it pauses.
+    Delete,
+}
+
 impl Step {
+    /// Whether a pod that is replaced now would be made from, or guarded by, what this step
+    /// changes.
+    #[must_use]
+    pub const fn precedes_replacement(&self) -> bool {
+        match self {
+            Self::CreateAdminKey | Self::CreateGenesis(_) => true,
+            Self::Apply { wanted, .. } => matches!(
+                wanted.key.kind,
+                Kind::ServiceAccount
+                    | Kind::ConfigMap
+                    | Kind::PodDisruptionBudget
+                    | Kind::StatefulSet
+            ),
+            _ => false,
+        }
+    }
+
     /// For metrics: one of few words.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -170,13 +206,26 @@ pub struct Plan {
     pub roll: Roll,
     /// Pods that were not made from the newest template.
     pub outdated: Vec<String>,
-    /// Why an outdated pod is not replaced now.
-    pub rollout_waits: Option<String>,
     /// The image of the StatefulSet, if it is as wanted and its controller has seen that.
     pub settled_image: Option<String>,
+    /// Why an outdated pod is not replaced now.
+    pub rollout_waits: Option<Denial>,
+    /// Why the API server did not evict the pod that was to be replaced.
+    pub eviction_waits: Option<String>,
+    /// Whether the StatefulSet is not as wanted yet, or its controller has not seen its newest
+    /// template.
+    pub unseen: bool,
+    /// Members that are about to take part again.
+    pub returning: Vec<String>,
+    /// Pods that were made from the newest template.
+    pub updated: usize,
+    /// Why the API server lets the StatefulSet create no pods.
+    pub pods_refused: Option<String>,
+    /// Members that share a host, so many that its loss takes the quorum.
+    pub shared_hosts: Vec<String>,
 }
 
-/// Plans the next steps. `now_ms` is written into a genesis and decides nothing.
+/// Plans the next steps. `now_ms` is written into a genesis, and members are timed by it.
 #[must_use]
 pub fn plan(view: &View, settings: &Settings, now_ms: u64) -> Plan {
     let decision = foreign_objects(view).map_or_else(|| identity::decide(view), Err);
@@ -190,6 +239,12 @@ pub fn plan(view: &View, settings: &Settings, now_ms: u64) -> Plan {
         outdated: Vec::new(),
         rollout_waits: None,
         settled_image: None,
+        eviction_waits: None,
+        unseen: true,
+        returning: Vec::new(),
+        updated: 0,
+        pods_refused: view.pods_refused.clone(),
+        shared_hosts: Vec::new(),
     };
     match decision {
         Err(Hold::NoAdminKey) => {
@@ -249,10 +304,7 @@ fn with_identity(
     plan.steps.extend(applied);
     plan.steps.extend(repair::retry_pods(view, now_ms));
     plan.steps.extend(expansions(view));
-    let revision = view
-        .stateful_set()
-        .and_then(crate::cluster::view::StatefulSet::revision)
-        .filter(|_| settled);
+    let revision = view.revision().filter(|_| settled);
     let outdated: Vec<usize> = match revision {
         Some(revision) => {
             let current =
@@ -266,7 +318,18 @@ fn with_identity(
         .and_then(crate::cluster::view::StatefulSet::image)
         .map(str::to_string);
     plan.outdated = outdated.iter().map(|ordinal| view.cluster.names.pod(*ordinal)).collect();
-    let budget = DisruptionBudget { roll: &plan.roll, born: identity.born.is_some() };
+    let known = view.cluster.status.sequence.unwrap_or_default();
+    let budget = Budget {
+        roll: &plan.roll,
+        born: identity.born.is_some(),
+        now_ms,
+        known_head: u64::try_from(known).unwrap_or_default(),
+        accepted: view.cluster.accepts_disruption,
+    };
+    plan.unseen = revision.is_none();
+    plan.updated = if plan.unseen { 0 } else { view.pods.len() - outdated.len() };
+    plan.returning = returning(view, &budget);
+    plan.shared_hosts = shared_hosts(view, plan.roll.quorum);
     let (replaced, waits) = next_replacement(view, &outdated, &budget)
         .map_or_else(|waits| (None, Some(waits)), |step| (step, None));
     plan.rollout_waits = waits;
@@ -333,8 +396,8 @@ fn birth(
                 members.push(GenesisMember { name, key: key.clone(), proof: possession.clone() });
             }
             _ => {
-                let member = roll.members.iter().find(|member| member.ordinal == ordinal);
-                let why = member
+                let why = roll
+                    .at(ordinal)
                     .and_then(|member| member.message.as_ref())
                     .map(|why| format!(" ({why})"))
                     .unwrap_or_default();
@@ -386,112 +449,52 @@ fn pushes(view: &View, genesis: &Arc<SignedGenesis>, replaced: Option<&Step>) ->
         .collect()
 }
 
-/// What may be disturbed now. Everything that takes a node away asks here.
-#[derive(Clone, Copy, Debug)]
-pub struct DisruptionBudget<'a> {
-    /// Who takes part.
-    pub roll: &'a Roll,
-    /// Whether there is a chain to disturb.
-    pub born: bool,
-}
-
-impl DisruptionBudget<'_> {
-    /// Whether node `ordinal` may be taken away now.
-    ///
-    /// - One that surely takes no part is free.
-    /// - One that we merely cannot reach may still vote: only if the others are a quorum.
-    /// - One that has another key or contradicts the others is evidence: never.
-    /// - Those that take part: one at a time, when all others take part and a quorum of them stays.
-    ///   A chain that tolerates
-    ///   no absent node pauses while one restarts, so the pause is as short as one restart.
-    ///
-    /// # Errors
-    /// What it waits for.
-    pub fn allows(&self, ordinal: usize) -> Result<(), String> {
-        let Some(member) = self.roll.members.iter().find(|member| member.ordinal == ordinal) else {
-            return Ok(());
-        };
-        let participating = self.roll.participating();
-        let quorum = self.roll.quorum;
-        match member.standing {
-            _ if !self.born => return Ok(()),
-            Standing::Down
-            | Standing::Waiting
-            | Standing::Learner
-            | Standing::CatchingUp
-            | Standing::Stale => return Ok(()),
-            // The others are a quorum without it.
-            Standing::Silent | Standing::Unreachable if participating >= quorum.q => return Ok(()),
-            Standing::Silent | Standing::Unreachable | Standing::Foreign | Standing::Dissenting => {
-                return Err(format!(
-                    "{} is {} and may still vote; look at it first",
-                    member.name,
-                    member.standing.as_str()
-                ));
-            }
-            Standing::Participating => {}
-        }
-        let returning: Vec<&str> = self
-            .roll
-            .members
-            .iter()
-            .filter(|member| member.standing != Standing::Participating)
-            .map(|member| member.name.as_str())
-            .collect();
-        if !returning.is_empty() {
-            return Err(format!("waits until {} takes part again", returning.join(", ")));
-        }
-        if participating > quorum.q || (quorum.f == 0 && participating == quorum.n) {
-            return Ok(());
-        }
-        Err(format!("waits for more nodes: {participating} take part, {} are needed", quorum.q))
-    }
-
-    /// Free ones first, those that may not be touched last.
-    fn rank(&self, ordinal: usize) -> u8 {
-        let standing = self
-            .roll
-            .members
-            .iter()
-            .find(|member| member.ordinal == ordinal)
-            .map(|member| member.standing);
-        match standing {
-            Some(Standing::Participating) => 1,
-            Some(Standing::Foreign | Standing::Dissenting) => 2,
-            _ => 0,
-        }
-    }
-}
-
-/// The next outdated pod to replace: one that is free first.
+/// The next outdated pod to replace.
 fn next_replacement(
     view: &View,
     outdated: &[usize],
-    budget: &DisruptionBudget<'_>,
-) -> Result<Option<Step>, String> {
-    let here = |ordinal: &&usize| view.pods.get(ordinal).is_some_and(|pod| !pod.leaving);
-    let mut candidates: Vec<usize> = outdated.iter().filter(here).copied().collect();
-    // The leader last, so that it changes once.
-    let leader = budget.roll.agreement.term.as_ref().and_then(|term| term.leader.as_deref());
-    candidates.sort_by_key(|ordinal| {
-        let leads = leader == Some(view.cluster.names.pod(*ordinal).as_str());
-        (budget.rank(*ordinal), leads, std::cmp::Reverse(*ordinal))
-    });
-    let mut waits = None;
-    for ordinal in candidates {
-        match (budget.allows(ordinal), view.pods.get(&ordinal)) {
-            (Ok(()), Some(pod)) => {
-                return Ok(Some(Step::ReplacePod {
-                    ordinal,
-                    pod: pod.name.clone(),
-                    uid: pod.uid.clone(),
-                }));
-            }
-            (Err(why), _) => waits = waits.or(Some(why)),
-            (Ok(()), None) => {}
+    budget: &Budget<'_>,
+) -> Result<Option<Step>, Denial> {
+    let ids: Vec<NodeId> = outdated.iter().filter_map(|at| Some(budget.roll.at(*at)?.id)).collect();
+    let Some((id, allowance)) = rollout::next(budget, &ids)? else { return Ok(None) };
+    let ordinal = budget.roll.member(id).and_then(|member| member.ordinal);
+    let Some((ordinal, pod)) = ordinal.and_then(|at| Some((at, view.pods.get(&at)?))) else {
+        return Ok(None);
+    };
+    Ok(Some(Step::ReplacePod {
+        ordinal,
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+        how: match allowance {
+            // The PodDisruptionBudget allows neither.
+            Allowance::Pauses | Allowance::Accepted => Removal::Delete,
+            Allowance::Free | Allowance::QuorumStays if pod.ready => Removal::Evict,
+            Allowance::Free | Allowance::QuorumStays => Removal::Delete,
+        },
+    }))
+}
+
+/// Members whose pod is not there, or was made a short while ago and has not taken part for long
+/// enough.
+fn returning(view: &View, budget: &Budget<'_>) -> Vec<String> {
+    let members = budget.roll.members.iter();
+    let returns = |member: &&Member| {
+        let pod = member.ordinal.and_then(|ordinal| view.pods.get(&ordinal));
+        pod.is_none() || budget.is_returning(member)
+    };
+    members.filter(returns).map(|member| member.name.clone()).collect()
+}
+
+/// Hosts on which several members run, so many that the loss of one host takes the quorum.
+fn shared_hosts(view: &View, quorum: Quorum) -> Vec<String> {
+    let mut hosts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for pod in view.pods.values() {
+        if let Some(host) = &pod.host {
+            hosts.entry(host).or_default().push(&pod.name);
         }
     }
-    waits.map_or(Ok(None), Err)
+    let many = hosts.into_iter().filter(|(_, pods)| pods.len() > quorum.f.max(1));
+    many.map(|(host, pods)| format!("{} on host {host}", pods.join(", "))).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod memory;
 use self::memory::{Memories, Memory, without_times};
 use crate::{
     cluster::{
-        apply::{self, Notice},
+        apply::{self, Notice, StepError},
         identity::RefusalReason,
         observe::{Observation, observe},
         plan::{Plan, Stage, Step, plan},
@@ -325,8 +325,9 @@ async fn rounds(
         context.memories.of(&place.uid, |memory| memory.recall(&mut cluster.status));
         let seen = observe(&context.client, context.connector.as_ref(), cluster).await?;
         let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
-        let plan = plan(&seen.view, &context.settings, now_ms);
-        let (errors, new) = take_steps(context, place, &seen, &plan).await?;
+        let mut plan = plan(&seen.view, &context.settings, now_ms);
+        let (errors, new, fenced) = take_steps(context, place, &seen, &plan).await?;
+        plan.eviction_waits = fenced;
         notices.extend(new);
         let opens_the_way = plan
             .steps
@@ -356,23 +357,28 @@ const fn is_final(step: &Step) -> bool {
     matches!(step, Step::CreateGenesis(_) | Step::ReplacePod { .. })
 }
 
+/// Errors, notices, and why a pod was not evicted.
+type Taken = (Vec<String>, Vec<Notice>, Option<String>);
+
 async fn take_steps(
     context: &Context,
     place: &Place,
     seen: &Observation,
     plan: &Plan,
-) -> Result<(Vec<String>, Vec<Notice>), kube::Error> {
+) -> Result<Taken, kube::Error> {
     let (cluster, namespace) = (place.name.as_str(), place.namespace.as_str());
     let (mut errors, mut notices) = (Vec::new(), Vec::new());
+    let (mut unprepared, mut fenced) = (false, None);
     for step in &plan.steps {
-        // Nobody is disturbed while something else fails.
-        if matches!(step, Step::ReplacePod { .. }) && !errors.is_empty() {
+        // No pod is replaced while what it is made from or guarded by fails. Nothing else blocks.
+        if matches!(step, Step::ReplacePod { .. }) && unprepared {
             continue;
         }
         let subject = step.subject();
         let waits =
             context.memories.of(&place.uid, |memory| memory.waits(&subject, Instant::now()));
         if let Some(error) = waits {
+            unprepared |= step.precedes_replacement();
             errors.push(error);
             continue;
         }
@@ -392,7 +398,12 @@ async fn take_steps(
                 notices.extend(notice);
                 context.memories.of(&place.uid, |memory| memory.succeeded(&subject));
             }
+            Err(error @ StepError::Fenced { .. }) => {
+                info!(cluster, namespace, %step, %error, "waits");
+                fenced = Some(error.to_string());
+            }
             Err(error) => {
+                unprepared |= step.precedes_replacement();
                 let message = error.to_string();
                 let news = context
                     .memories
@@ -404,7 +415,7 @@ async fn take_steps(
             }
         }
     }
-    Ok((errors, notices))
+    Ok((errors, notices, fenced))
 }
 
 /// What became different in a way that people want to read about.

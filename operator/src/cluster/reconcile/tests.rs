@@ -315,7 +315,13 @@ fn start_pods(server: &Shared) {
         let pod = json!({
             "metadata": {"name": format!("prod-{ordinal}"), "uid": format!("pod-{ordinal}"), "labels": labels,
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "prod", "uid": "set", "controller": true}]},
-            "status": {"phase": "Running", "podIP": format!("10.0.0.{ordinal}")},
+            "status": {
+                "phase": "Running",
+                "podIP": format!("10.0.0.{ordinal}"),
+                "conditions": [
+                    {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"},
+                ],
+            },
         });
         let claim = json!({
             "metadata": {"name": format!("data-prod-{ordinal}"), "labels": {"cretoai.io/cluster-uid": "uid-1"}},
@@ -731,7 +737,8 @@ async fn a_pause_that_comes_during_a_pass_counts() {
     let Found::Here(read) = find(&context.client, &place).await.unwrap() else { panic!() };
     let cluster = Cluster::new(&read).unwrap();
     let seen = observe(&context.client, context.connector.as_ref(), cluster).await.unwrap();
-    let plan = plan(&seen.view, &context.settings, 1);
+    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap();
+    let plan = plan(&seen.view, &context.settings, now_ms);
     assert!(plan.steps.iter().any(|step| matches!(step, Step::ReplacePod { .. })), "{plan:?}");
     {
         let mut server = server.lock().unwrap();
@@ -753,4 +760,66 @@ async fn a_deleted_resource_is_left_alone() {
     let context = context(&server, &Nodes::new());
     reconcile(Arc::new(resource), context).await.unwrap();
     assert!(server.lock().unwrap().log.iter().all(|(method, _)| *method == Method::GET));
+}
+
+/// Takes prod-1 away and returns what the API server was asked, and what came of it.
+async fn take_away(
+    how: crate::cluster::plan::Removal,
+    status: StatusCode,
+    reason: &'static str,
+) -> (Method, String, Value, Result<Option<Notice>, apply::StepError>) {
+    let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    let server = tokio::spawn(async move {
+        let (request, send) = handle.next_request().await.unwrap();
+        let (parts, body) = request.into_parts();
+        let body = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        if status.is_success() {
+            let done = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"});
+            send.send_response(answer(status, &done));
+        } else {
+            send.send_response(failure(status, reason, "it would violate the disruption budget"));
+        }
+        (parts.method, parts.uri.path().to_string(), body)
+    });
+    let client = Client::new(service, "default");
+    let world = crate::testing::World::new(json!({"replicas": 4}));
+    let seen = Observation { view: world.view(), admin: None, nodes: None };
+    let (pod, uid) = ("prod-1".to_string(), "pod-1".to_string());
+    let step = Step::ReplacePod { ordinal: 1, pod, uid, how };
+    let result = apply::apply(&client, &seen, &step).await;
+    let (method, path, body) = server.await.unwrap();
+    (method, path, body, result)
+}
+
+#[tokio::test]
+async fn a_ready_pod_is_evicted_with_its_uid_as_a_precondition() {
+    use crate::cluster::plan::Removal;
+    let (method, path, body, result) = take_away(Removal::Evict, StatusCode::CREATED, "").await;
+    assert_eq!(
+        (method, path.as_str()),
+        (Method::POST, "/api/v1/namespaces/apps/pods/prod-1/eviction")
+    );
+    assert_eq!(body["deleteOptions"]["preconditions"]["uid"], "pod-1", "{body}");
+    assert_eq!(body["metadata"]["name"], "prod-1");
+    assert_eq!(result.unwrap().unwrap().reason, "PodReplaced");
+
+    let (method, path, body, result) = take_away(Removal::Delete, StatusCode::OK, "").await;
+    assert_eq!((method, path.as_str()), (Method::DELETE, "/api/v1/namespaces/apps/pods/prod-1"));
+    assert_eq!(body["preconditions"]["uid"], "pod-1", "{body}");
+    assert!(result.is_ok());
+}
+
+#[tokio::test]
+async fn an_eviction_that_the_disruption_budget_forbids_is_no_failure() {
+    use crate::cluster::plan::Removal;
+    let (.., result) =
+        take_away(Removal::Evict, StatusCode::TOO_MANY_REQUESTS, "TooManyRequests").await;
+    let error = result.unwrap_err();
+    assert!(matches!(error, apply::StepError::Fenced { .. }), "{error}");
+    assert!(
+        error.to_string().contains("prod-1") && error.to_string().contains("budget"),
+        "{error}"
+    );
+    let (.., result) = take_away(Removal::Evict, StatusCode::CONFLICT, "Conflict").await;
+    assert_eq!(result.unwrap(), None, "another pod of this name by now");
 }

@@ -1,6 +1,6 @@
 //! `CretoCluster.status`, derived purely from what a pass saw and planned.
 //!
-//! Facts about the chain come from [`crate::agree`] alone; with too few reports the last agreed
+//! Facts about the chain come from [`cretoai_roster::agree`] alone; with too few reports the last agreed
 //! ones stay, and `agreedAt` shows their age. Every condition has a reason from [`Reason`] and a
 //! message that names the pods and the next step. The sentence that people read first is derived
 //! from the conditions alone.
@@ -25,6 +25,9 @@ const LAST_SEEN_STEP: SignedDuration = SignedDuration::from_secs(30);
 
 /// Facts that are younger count although the newest look failed.
 const FACTS_STAY: SignedDuration = SignedDuration::from_secs(30);
+/// A quorum that took part so short a while ago is not called unknown because nodes did not answer
+/// one look.
+const QUORUM_STAYS: SignedDuration = SignedDuration::from_secs(15);
 
 /// Types of conditions.
 pub mod condition {
@@ -40,6 +43,12 @@ pub mod condition {
     pub const KEYS: &str = "KeysValid";
     /// The chain holds proof that a validator broke the protocol.
     pub const BYZANTINE: &str = "ByzantineSuspected";
+    /// The operator is at work: kstatus (`kubectl wait`, Argo CD, Flux) waits while it is True.
+    pub const RECONCILING: &str = "Reconciling";
+    /// The operator cannot go on by itself: kstatus calls it failed.
+    pub const STALLED: &str = "Stalled";
+    /// The members run on so many hosts that the loss of one host leaves a quorum.
+    pub const FAILURE_DOMAINS: &str = "FailureDomains";
     /// `spec.paused`.
     pub const PAUSED: &str = "Paused";
 }
@@ -61,8 +70,18 @@ pub enum Reason {
     Attesting,
     /// An earlier CretoCluster of this name is still being deleted.
     WaitingForDeletion,
-    /// Pods are being replaced.
+    /// Pods are being replaced, or the last one has not taken part for long enough.
     RollingOut,
+    /// A pod of the newest template does not take part, or does not for long.
+    RolloutStalled,
+    /// The quorum does not allow the next pod to be replaced.
+    RolloutBlocked,
+    /// The API server lets the StatefulSet create no pods.
+    PodsRefused,
+    /// The loss of one host leaves a quorum.
+    HostsSpread,
+    /// The loss of one host takes the quorum.
+    HostsShared,
     /// Nothing to do.
     Settled,
     /// All is well.
@@ -102,6 +121,11 @@ impl Reason {
             Self::Attesting => "Attesting",
             Self::WaitingForDeletion => "WaitingForDeletion",
             Self::RollingOut => "RollingOut",
+            Self::RolloutStalled => "RolloutStalled",
+            Self::RolloutBlocked => "RolloutBlocked",
+            Self::PodsRefused => "PodsRefused",
+            Self::HostsSpread => "HostsSpread",
+            Self::HostsShared => "HostsShared",
             Self::Settled => "Settled",
             Self::AsExpected => "AsExpected",
             Self::MembersAbsent => "MembersAbsent",
@@ -165,12 +189,14 @@ pub fn derive(
     if plan.stage == Stage::Born
         && all_take_part
         && plan.outdated.is_empty()
+        && plan.returning.is_empty()
         && errors.is_empty()
         && let Some(image) = &plan.settled_image
     {
         status.image = Some(image.clone());
     }
-    let findings = findings(cluster, plan, errors, &status.suspected);
+    status.updated_replicas = Some(count(plan.updated));
+    let findings = findings(cluster, plan, errors, &status.suspected, now);
     status.conditions = conditions(&previous.conditions, findings, cluster.generation, now);
     status.summary = Some(Summary {
         nodes: format!("{}/{}", roll.participating(), roll.quorum.n),
@@ -254,12 +280,7 @@ fn take_facts(status: &mut CretoClusterStatus, roll: &Roll, now: Timestamp) {
         status.view = Some(number(term.view));
         status.leader.clone_from(&term.leader);
     }
-    // Of whom too few nodes speak, what was agreed on before stays.
-    let before = std::mem::take(&mut status.suspected);
-    let suspected = roll
-        .members
-        .iter()
-        .filter(|member| member.suspected.unwrap_or_else(|| before.contains(&member.name)));
+    let suspected = roll.members.iter().filter(|member| member.suspected);
     status.suspected = suspected.map(|member| member.name.clone()).collect();
     let mut versions: Vec<&str> =
         roll.members.iter().filter_map(|member| member.version.as_deref()).collect();
@@ -277,7 +298,7 @@ fn member_status(
     now: Timestamp,
 ) -> MemberStatus {
     let before = previous.members.iter().find(|before| before.name == member.name);
-    let answered = member.status.is_some() || member.standing == Standing::Waiting;
+    let answered = member.account.is_some() || member.standing == Standing::Waiting;
     let seen_before = before.and_then(|before| before.last_seen.clone());
     let last_seen = match seen_before {
         Some(Time(time)) if !answered || now.duration_since(time) < LAST_SEEN_STEP => {
@@ -286,13 +307,13 @@ fn member_status(
         _ if answered => Some(Time(now)),
         _ => None,
     };
-    let sequence = match &member.status {
-        Some(status) => Some(i64::try_from(status.sequence).unwrap_or(i64::MAX)),
+    let sequence = match &member.account {
+        Some(account) => Some(i64::try_from(account.sequence).unwrap_or(i64::MAX)),
         None => before.and_then(|before| before.sequence),
     };
     MemberStatus {
         name: member.name.clone(),
-        node_id: i32::try_from(member.ordinal).ok(),
+        node_id: i32::try_from(member.id.0).ok(),
         key_fingerprint: member.fingerprint.clone(),
         role: member.standing.as_str().to_string(),
         sequence,
@@ -303,6 +324,10 @@ fn member_status(
             .or_else(|| before.and_then(|before| before.version.clone()))
             .map(|version| cut(&version, 64)),
         last_seen,
+        absent_since: member
+            .standing
+            .cannot_vote()
+            .then(|| before.and_then(|before| before.absent_since.clone()).unwrap_or(Time(now))),
         message: member.message.as_deref().map(|message| cut(message, 500)),
     }
 }
@@ -312,8 +337,9 @@ fn findings(
     plan: &Plan,
     errors: &[String],
     suspected: &[String],
+    now: Timestamp,
 ) -> Vec<Finding> {
-    let quorum = quorum(plan);
+    let quorum = steady(quorum(plan), &cluster.status, now);
     let ready = Finding { kind: condition::READY, message: quorum.message.clone(), ..quorum };
     let paused = Finding {
         kind: condition::PAUSED,
@@ -328,7 +354,80 @@ fn findings(
     };
     let suspicion = suspicion(plan, suspected);
     let degraded = degraded(plan, errors, &suspicion);
-    vec![ready, quorum, progressing(cluster, plan, errors), degraded, keys(plan), suspicion, paused]
+    let progressing = progressing(cluster, plan, errors);
+    let [reconciling, stalled] = for_tools(&progressing);
+    vec![
+        ready,
+        quorum,
+        progressing,
+        degraded,
+        keys(plan),
+        suspicion,
+        paused,
+        reconciling,
+        stalled,
+        failure_domains(plan),
+    ]
+}
+
+/// A quorum that took part a moment ago stays, although too few nodes answered this one look.
+fn steady(quorum: Finding, before: &CretoClusterStatus, now: Timestamp) -> Finding {
+    let held = find(&before.conditions, condition::QUORUM);
+    let took_part = held.is_some_and(|held| held.status == "True");
+    let fresh = |Time(time): &Time| now.duration_since(*time) < QUORUM_STAYS;
+    let recent = before.agreed_at.as_ref().is_some_and(fresh);
+    if quorum.reason != Reason::NodesUnreachable || !took_part || !recent {
+        return quorum;
+    }
+    Finding {
+        status: "True",
+        reason: Reason::QuorumParticipates,
+        message: format!(
+            "took part a moment ago, and not all answered this look: {}",
+            quorum.message
+        ),
+        ..quorum
+    }
+}
+
+/// What Progressing means, in the words of kstatus.
+fn for_tools(progressing: &Finding) -> [Finding; 2] {
+    let at_work = progressing.status == "True";
+    let fine = matches!(progressing.reason, Reason::Settled | Reason::PausedBySpec);
+    [(condition::RECONCILING, at_work), (condition::STALLED, !at_work && !fine)].map(
+        |(kind, holds)| Finding {
+            kind,
+            status: truth(holds),
+            reason: progressing.reason,
+            message: progressing.message.clone(),
+        },
+    )
+}
+
+/// Whether one host carries more members than the chain can lose.
+fn failure_domains(plan: &Plan) -> Finding {
+    let finding = |status, reason, message| Finding {
+        kind: condition::FAILURE_DOMAINS,
+        status,
+        reason,
+        message,
+    };
+    if plan.stage != Stage::Born {
+        let message = "the chain is not born yet".to_string();
+        return finding("Unknown", Reason::NotBorn, message);
+    }
+    if plan.shared_hosts.is_empty() {
+        let message = match plan.roll.quorum.f {
+            0 => "no two members run on one host; the chain tolerates no absent one all the same",
+            _ => "the loss of any one host leaves a quorum",
+        };
+        return finding("True", Reason::HostsSpread, message.to_string());
+    }
+    let message = format!(
+        "{}: the loss of one host takes the quorum; add hosts, or set spec.topologySpreadConstraints with whenUnsatisfiable: DoNotSchedule",
+        plan.shared_hosts.join("; ")
+    );
+    finding("False", Reason::HostsShared, message)
 }
 
 fn quorum(plan: &Plan) -> Finding {
@@ -385,8 +484,9 @@ fn quorum(plan: &Plan) -> Finding {
             format!("{}{}", takes_part(roll, &absent), tolerance(roll)),
         );
     }
-    let unreachable =
-        roll.members.iter().filter(|member| member.standing == Standing::Unreachable).count();
+    // A container that runs and does not answer us may vote.
+    let unknown = |standing| matches!(standing, Standing::Unreachable | Standing::Silent);
+    let unreachable = roll.members.iter().filter(|member| unknown(member.standing)).count();
     let message = format!(
         "{participating} of {} validators take part, {needed} are needed; missing: {}; nothing becomes final until they are back",
         roll.quorum.n,
@@ -444,19 +544,47 @@ fn progressing(cluster: &Cluster, plan: &Plan, errors: &[String]) -> Finding {
         }
         Stage::Departing(what) => finding("True", Reason::WaitingForDeletion, what.clone()),
         Stage::Unborn(waits) => finding("True", Reason::Attesting, waits.clone()),
-        Stage::Born if !plan.outdated.is_empty() => {
-            let waits =
-                plan.rollout_waits.as_ref().map(|waits| format!("; {waits}")).unwrap_or_default();
-            finding(
-                "True",
-                Reason::RollingOut,
-                format!("{} still run an older template{waits}", plan.outdated.join(", ")),
-            )
-        }
         Stage::Born => {
-            finding("False", Reason::Settled, "everything is as the spec asks".to_string())
+            let (status, reason, message) = rollout(plan);
+            finding(status, reason, message)
         }
     }
+}
+
+/// How far the pods of a living chain are.
+fn rollout(plan: &Plan) -> (&'static str, Reason, String) {
+    if plan.unseen {
+        let message = "waits until the StatefulSet controller has seen the newest template";
+        return ("True", Reason::RollingOut, message.to_string());
+    }
+    let older = || format!("{} still run an older template", plan.outdated.join(", "));
+    let waits = plan.rollout_waits.as_ref();
+    match waits {
+        Some(denial) if denial.stalls() => {
+            return ("False", Reason::RolloutStalled, format!("{}; {denial}", older()));
+        }
+        Some(denial) if denial.blocks() => {
+            return ("False", Reason::RolloutBlocked, format!("{}; {denial}", older()));
+        }
+        _ => {}
+    }
+    if !plan.outdated.is_empty() {
+        let denial = waits.map(ToString::to_string).or_else(|| plan.eviction_waits.clone());
+        let waits = denial.map(|denial| format!("; {denial}")).unwrap_or_default();
+        return ("True", Reason::RollingOut, format!("{}{waits}", older()));
+    }
+    if !plan.returning.is_empty() {
+        let names = plan.returning.join(", ");
+        let message = format!("waits until {names} has taken part for a while");
+        return ("True", Reason::RollingOut, message);
+    }
+    let absent = plan.roll.absent();
+    let message = if absent.is_empty() {
+        "all pods run the newest template and take part".to_string()
+    } else {
+        format!("all pods run the newest template; missing: {}", absent.join(", "))
+    };
+    ("False", Reason::Settled, message)
 }
 
 fn suspicion(plan: &Plan, suspected: &[String]) -> Finding {
@@ -498,13 +626,23 @@ fn degraded(plan: &Plan, errors: &[String], suspicion: &Finding) -> Finding {
         );
     }
     if !roll.agreement.dissenters.is_empty() {
-        let names: Vec<&str> = roll.agreement.dissenters.iter().map(String::as_str).collect();
         let message = format!(
-            "{} reports another chain hash than {} others; keep its volume as evidence and replace it",
-            names.join(", "),
+            "{} reports another chain hash than {} others; keep its volume as evidence",
+            roll.dissenters().join(", "),
             roll.quorum.w
         );
         return finding("True", Reason::MemberDissents, message);
+    }
+    if let Some(lost) = plan.identity.as_ref().and_then(|identity| identity.admin_key_lost.as_ref())
+    {
+        return finding("True", Reason::Refused(RefusalReason::AdminKeyMissing), lost.clone());
+    }
+    if plan.rollout_waits.as_ref().is_some_and(|denial| denial.stalls() || denial.blocks()) {
+        let (_, reason, message) = rollout(plan);
+        return finding("True", reason, message);
+    }
+    if let Some(why) = &plan.pods_refused {
+        return finding("True", Reason::PodsRefused, format!("the API server refuses pods: {why}"));
     }
     let absent = roll.absent();
     if plan.stage == Stage::Born && !absent.is_empty() {
@@ -516,7 +654,11 @@ fn degraded(plan: &Plan, errors: &[String], suspicion: &Finding) -> Finding {
     if !errors.is_empty() {
         return finding("True", Reason::ReconcileFailed, errors.join("; "));
     }
-    finding("False", Reason::AsExpected, "nothing is wrong".to_string())
+    let message = match &plan.stage {
+        Stage::Born => "all members take part, and every step was done",
+        _ => "no step failed; the chain is not born yet",
+    };
+    finding("False", Reason::AsExpected, message.to_string())
 }
 
 fn keys(plan: &Plan) -> Finding {

@@ -8,15 +8,20 @@ use crate::{
 use serde_json::json;
 
 fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    Timestamp::from_second(1_800_100_000 + seconds).unwrap()
 }
 
 fn status_of(view: &View, errors: &[String], now: Timestamp) -> CretoClusterStatus {
-    derive(&view.cluster, &crate::cluster::plan::plan(view, &settings(), 1), errors, now)
+    let now_ms = u64::try_from(now.as_millisecond()).unwrap();
+    derive(&view.cluster, &crate::cluster::plan::plan(view, &settings(), now_ms), errors, now)
 }
 
 fn status(world: &World) -> CretoClusterStatus {
     status_of(&world.view(), &[], at(0))
+}
+
+fn status_now(world: &World) -> CretoClusterStatus {
+    status_of(&world.view(), &[], world.now())
 }
 
 fn is<'a>(status: &'a CretoClusterStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
@@ -348,4 +353,107 @@ fn sizes_that_buy_less_than_people_think_say_so() {
         assert!(message.contains(words), "{replicas}: {message}");
     }
     assert!(!is(&status(&World::alive(7)), condition::QUORUM).2.contains("tolerate"));
+}
+
+/// Trial 11: nothing is settled before the rollout is over.
+#[test]
+fn settled_comes_after_the_rollout_and_never_before() {
+    let mut world = World::alive(4);
+    assert_eq!(is(&status_now(&world), condition::PROGRESSING).1, "Settled");
+    world.resource.spec.pod_template.labels.insert("a".into(), "b".into());
+    *world.resource.metadata.generation.as_mut().unwrap() += 1;
+    let mut settled_with = None;
+    for _ in 0..120 {
+        for step in world.plan().steps {
+            world.take(&step);
+        }
+        // The StatefulSet controller has not seen the newest template yet.
+        let mut view = world.view();
+        let set = crate::resources::Key {
+            kind: crate::resources::Kind::StatefulSet,
+            name: "prod".into(),
+        };
+        view.live.get_mut(&set).unwrap()["metadata"]["generation"] = json!(2);
+        let blind = status_of(&view, &[], world.now());
+        assert_eq!(is(&blind, condition::PROGRESSING).1, "RollingOut");
+        let told = status_now(&world);
+        if is(&told, condition::PROGRESSING).0 == "False" {
+            settled_with = told.updated_replicas;
+            assert_eq!(is(&told, condition::RECONCILING).0, "False");
+            assert_eq!(is(&told, condition::STALLED).0, "False");
+            break;
+        }
+        assert_eq!(is(&told, condition::PROGRESSING).1, "RollingOut");
+        assert_eq!(is(&told, condition::RECONCILING).0, "True");
+        world.tick();
+    }
+    assert_eq!(settled_with, Some(4));
+    assert_eq!(world.participating(), 4);
+}
+
+/// Trial 5: an image that does not stay up.
+#[test]
+fn a_rollout_that_stalls_is_told_with_the_pod_and_the_way_out() {
+    let mut world = World::alive(7);
+    world.resource.spec.pod_template.labels.insert("a".into(), "b".into());
+    for _ in 0..30 {
+        for step in world.plan().steps {
+            world.take(&step);
+        }
+        world.tick();
+        let outdated = world.plan().outdated;
+        for (ordinal, pod) in &mut world.pods {
+            if !outdated.contains(&format!("prod-{ordinal}")) {
+                pod.restarts = 1;
+            }
+        }
+    }
+    let told = status_now(&world);
+    let (truth, reason, message) = is(&told, condition::PROGRESSING);
+    assert_eq!((truth, reason), ("False", "RolloutStalled"));
+    assert!(message.contains("prod-6 runs the newest template"), "{message}");
+    assert!(message.contains("set it back to what ran before"), "{message}");
+    assert_eq!(is(&told, condition::DEGRADED).1, "RolloutStalled");
+    assert_eq!(is(&told, condition::STALLED).0, "True");
+    assert_eq!(told.updated_replicas, Some(1), "it costs one node");
+}
+
+#[test]
+fn a_rollout_that_the_quorum_forbids_is_told_as_blocked() {
+    let mut world = World::alive(4);
+    world.pods.get_mut(&0).unwrap().reachable = false;
+    world.resource.spec.pod_template.labels.insert("a".into(), "b".into());
+    for step in world.plan().steps {
+        world.take(&step);
+    }
+    world.pods.get_mut(&1).unwrap().reachable = false;
+    let told = status_now(&world);
+    assert_eq!(is(&told, condition::PROGRESSING).1, "RolloutBlocked");
+    assert_eq!(is(&told, condition::STALLED).0, "True");
+}
+
+#[test]
+fn nodes_that_miss_one_look_do_not_make_the_quorum_unknown() {
+    let mut world = World::alive(4);
+    let before = status_of(&world.view(), &[], at(0));
+    world.resource.status = Some(before);
+    for pod in world.pods.values_mut() {
+        pod.reachable = false;
+    }
+    let told = status_of(&world.view(), &[], at(10));
+    assert_eq!(is(&told, condition::QUORUM).0, "True", "it took part a moment ago");
+    let told = status_of(&world.view(), &[], at(16));
+    assert_eq!(is(&told, condition::QUORUM).1, "NodesUnreachable");
+}
+
+#[test]
+fn a_host_whose_loss_takes_the_quorum_is_named() {
+    let world = World::alive(4);
+    assert_eq!(is(&status_now(&world), condition::FAILURE_DOMAINS).0, "True");
+    let mut view = world.view();
+    view.pods.get_mut(&1).unwrap().host = Some("host-0".into());
+    let told = status_of(&view, &[], at(0));
+    let (truth, reason, message) = is(&told, condition::FAILURE_DOMAINS);
+    assert_eq!((truth, reason), ("False", "HostsShared"));
+    assert!(message.contains("prod-0, prod-1 on host host-0"), "{message}");
 }
