@@ -206,9 +206,9 @@ impl Config {
         SocketAddr::new(self.network.listen_addr.ip(), self.metrics.port)
     }
 
-    /// Checks `consensus.quorum_threshold` against the members, once they are known: ceil(threshold
-    /// * n) must be the quorum that the protocol uses. Crash tolerance has another quorum by
-    /// design, so there nothing is checked.
+    /// Checks `consensus.quorum_threshold` against the members, once they are known: the threshold
+    /// times n, rounded up, must be the quorum that the protocol uses. Crash tolerance has another
+    /// quorum by design, so there nothing is checked.
     ///
     /// # Errors
     /// [`ConfigError::Value`] with a threshold that fits.

@@ -13,6 +13,7 @@ use cretoai_node::{
     metrics::{Metrics, Port},
     storage::Receipted,
 };
+use cretoai_serve::Limits;
 use cretoai_types::{
     Change, CheckpointCertificate, CheckpointState, Epoch, FaultModel, Genesis, GenesisMember,
     Hash, MerklePath, NodeId, Outcome, OutcomeLeaf, Parameters, Payload, PublicKey, Ready, Receipt,
@@ -235,7 +236,9 @@ async fn ports(ledger: Option<Arc<Fake>>) -> Ports {
     let config = Config::parse("", Some("prod-0")).unwrap();
     let any = "127.0.0.1:0".parse().unwrap();
     let (close, closing) = watch::channel(false);
-    let clients = Listening::bind(any, "--api-listen", Port::Client, 64).await.unwrap();
+    // All callers have the same address here.
+    let limits = Limits { share: 64, ..Limits::new(64) };
+    let clients = Listening::bind_with(any, "--api-listen", Port::Client, limits).await.unwrap();
     let controls = Listening::bind(any, "network.listen_addr", Port::Control, 8)
         .await
         .unwrap()
