@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use cretoai_control::api::{ErrorBody, NodeStatus};
+use cretoai_control::api::{NodeStatus, Problem};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, StatusCode,
@@ -71,8 +71,8 @@ pub struct Answer {
 impl Answer {
     /// The sentence of an error, or the body's beginning.
     pub fn message(&self) -> String {
-        match serde_json::from_slice::<ErrorBody>(&self.body) {
-            Ok(body) => body.error.message,
+        match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(problem) => problem.sentence(),
             Err(_) => String::from_utf8_lossy(&self.body).chars().take(200).collect(),
         }
     }

@@ -85,12 +85,13 @@ pub struct Place {
     pub outcome: Outcome,
 }
 
-/// What is known of a payload.
+/// What is known of a payload. What waits to be ordered once more is pending, whatever its last
+/// order brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// Taken in, not yet ordered.
     Pending,
-    /// Ordered.
+    /// Ordered, and not waiting.
     Final {
         /// Where, and with which outcome.
         place: Place,

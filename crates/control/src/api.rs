@@ -10,7 +10,7 @@
 //! | `POST /v1/reconfig` | an encoded `SignedReconfig`, application/octet-stream | 202; 409 and the reason why it is void |
 //! | `GET /v1/status` | | [`NodeStatus`] |
 //!
-//! Every answer that is not 2xx is an [`ErrorBody`].
+//! Every answer that is not 2xx is a [`Problem`].
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cretoai_types::{Genesis, PublicKey, Signature, Verifier};
@@ -201,6 +201,7 @@ pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
 
 /// The part that a node takes in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Role {
     /// The node has no genesis yet.
     Waiting,
@@ -218,6 +219,7 @@ pub enum Role {
 /// A node's account of itself. One node may lie, so a fact of the chain needs equal accounts of `w`
 /// nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// The pod's name.
@@ -277,6 +279,7 @@ pub struct NodeStatus {
 
 /// The quorum sizes of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct QuorumStatus {
     /// The number of validators.
@@ -289,6 +292,7 @@ pub struct QuorumStatus {
 
 /// A member as the chain knows it. It is equal on all honest nodes at the same sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
     /// The member's name.
@@ -305,6 +309,7 @@ pub struct MemberStatus {
 
 /// A member as another node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PeerStatus {
     /// The member's name.
@@ -319,6 +324,7 @@ pub struct PeerStatus {
 
 /// One record's place in the chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RecentRecord {
     /// The record's sequence.
@@ -330,6 +336,7 @@ pub struct RecentRecord {
 /// The answer to `GET /v1/evidence?from=NUMBER` on the client port: the evidence that counted
 /// against validators, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceList {
     /// The chain id, 64 hex digits.
@@ -346,6 +353,7 @@ pub struct EvidenceList {
 /// The answer to `GET /v1/evidence/{number}`: one proof that a validator broke a rule. It verifies
 /// without anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceItem {
     /// The chain id, 64 hex digits.
@@ -375,6 +383,7 @@ pub struct EvidenceItem {
 
 /// A validator as it was in the epoch of an offence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Accused {
     /// The validator's id.
@@ -385,21 +394,59 @@ pub struct Accused {
     pub key: String,
 }
 
-/// The body of every answer that is not a success, on every port.
+/// Every answer that is not a success, on every port: a problem document (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// The error.
-    pub error: ErrorDetail,
-}
-
-/// An error for programs (`code`, `field`) and for people (`message`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorDetail {
-    /// A fixed word for the kind of error.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// A URN that ends with `code`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `code` in words.
+    pub title: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// One sentence: what is wrong, with the value that is wrong.
+    pub detail: String,
+    /// A fixed word for programs.
     pub code: String,
     /// The header, parameter or field that is wrong, if one is.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub field: Option<String>,
-    /// One sentence that names the fix.
-    pub message: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fix: Option<String>,
+}
+
+impl Problem {
+    /// The content type of a problem document.
+    pub const CONTENT_TYPE: &str = "application/problem+json";
+
+    /// A document whose type and title follow from `code`.
+    #[must_use]
+    pub fn new(
+        status: u16,
+        code: &str,
+        field: Option<String>,
+        detail: String,
+        fix: Option<String>,
+    ) -> Self {
+        Self {
+            kind: format!("urn:cretoai:problem:{code}"),
+            title: code.replace('_', " "),
+            status,
+            detail,
+            code: code.into(),
+            field,
+            fix,
+        }
+    }
+
+    /// What is wrong and what to do, for people.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match &self.fix {
+            Some(fix) => format!("{}; {fix}", self.detail),
+            None => self.detail.clone(),
+        }
+    }
 }

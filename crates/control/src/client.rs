@@ -5,10 +5,9 @@
 
 use crate::{
     api::{
-        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody,
-        GENESIS_PATH, LEARNER_GENESIS_PATH, LEARNERS_PATH, Learners, MAX_BODY, NodeStatus,
-        READY_PATH, RECONFIG_PATH, ReadyAnswer, ReadyRequest, STATUS_PATH, decode_base64,
-        encode_base64,
+        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, GENESIS_PATH,
+        LEARNER_GENESIS_PATH, LEARNERS_PATH, Learners, MAX_BODY, NodeStatus, Problem, READY_PATH,
+        RECONFIG_PATH, ReadyAnswer, ReadyRequest, STATUS_PATH, decode_base64, encode_base64,
     },
     keys::{MlDsa87, SecretKey},
     tls::{self, Expect, TlsError},
@@ -329,8 +328,8 @@ async fn exchange(
         if head.status.is_success() {
             return Ok(body);
         }
-        let (code, message) = match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => (body.error.code, body.error.message),
+        let (code, message) = match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => (problem.code.clone(), problem.sentence()),
             Err(_) => {
                 ("unknown".into(), String::from_utf8_lossy(&body).chars().take(200).collect())
             }

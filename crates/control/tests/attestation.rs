@@ -4,8 +4,8 @@
 
 use cretoai_control::{
     api::{
-        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, ErrorBody,
-        ErrorDetail, GENESIS_PATH, attest_message, encode_base64,
+        ATTEST_PATH, AttestRequest, Attestation, AttestationError, CONTROL_ALPN, GENESIS_PATH,
+        Problem, attest_message, encode_base64,
     },
     client::{ControlClient, ControlError},
     keys::{MlDsa87, SecretKey},
@@ -72,12 +72,9 @@ async fn node(node: SecretKey, admin: &SecretKey, alter: Alteration) -> SocketAd
                     } else {
                         assert_eq!(path, GENESIS_PATH);
                         SignedGenesis::decode(&body).unwrap().verify(&MlDsa87).unwrap();
-                        let error = ErrorDetail {
-                            code: "other_chain".into(),
-                            field: None,
-                            message: "a and b".into(),
-                        };
-                        (StatusCode::CONFLICT, serde_json::to_vec(&ErrorBody { error }).unwrap())
+                        let problem =
+                            Problem::new(409, "other_chain", None, "a and b".into(), None);
+                        (StatusCode::CONFLICT, serde_json::to_vec(&problem).unwrap())
                     };
                     Ok::<_, Infallible>(
                         Response::builder()

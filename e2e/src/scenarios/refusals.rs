@@ -72,12 +72,12 @@ async fn bad_payloads(address: SocketAddr) -> Result<()> {
             answer.status,
             answer.message()
         );
-        let detail: cretoai_control::api::ErrorBody = serde_json::from_slice(&answer.body)
+        let problem: cretoai_control::api::Problem = serde_json::from_slice(&answer.body)
             .with_context(|| format!("{what}: the error is not the documented JSON"))?;
         ensure!(
-            detail.error.message.len() > 20,
+            problem.sentence().len() > 20,
             "{what}: the message is only '{}'",
-            detail.error.message
+            problem.sentence()
         );
     }
     let mut stream = TcpStream::connect(address).await?;

@@ -1,9 +1,9 @@
-//! What a submitted payload must look like before it comes near the ledger, and how its fate is
-//! told.
+//! What a submitted payload must look like before it comes near the ledger, and the receipt that
+//! answers it.
 //!
-//! The rule of validity (protocol, "Clients"): whoever names a payload (`Idempotency-Key`) also
-//! says until when it may execute (`Valid-Until`), because both are part of its id; whoever names
-//! neither is given both.
+//! The rule of validity (protocol, "Clients"): a client that names a payload (`Idempotency-Key`)
+//! also says until when it may execute (`Valid-Until`), because both are part of its id; a client
+//! that names neither is given both.
 
 use super::ApiError;
 use crate::handle::Place;
@@ -11,22 +11,25 @@ use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderName, StatusCode, header},
 };
-use cretoai_types::{Hash, MAX_PAYLOAD_DATA, Outcome};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use cretoai_serve::Charge;
+use cretoai_types::{Hash, MAX_PAYLOAD_DATA, Outcome, Payload};
+use http_body_util::BodyExt;
 use serde::Serialize;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// How far ahead `Valid-Until` may lie: less than the chain's window, so that no payload is ordered
 /// too early.
 pub const MAX_AHEAD_MS: u64 = 45_000;
+/// How far ahead it must lie at least: a payload with less would most likely be ordered too late.
+pub const MIN_AHEAD_MS: u64 = 1_000;
 /// What the API gives to a payload without `Valid-Until`.
 pub const DEFAULT_AHEAD_MS: u64 = 30_000;
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// What is read and thrown away of a body that is too large, so that its sender sees the answer
-/// instead of a reset.
-const DRAINED: usize = 1 << 20;
-const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+/// In each such span at least [`LEAST`] bytes of a body must arrive, or the rest of it.
+const SPAN: Duration = Duration::from_secs(2);
+const LEAST: usize = 4 * 1024;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const VALID_UNTIL: HeaderName = HeaderName::from_static("valid-until");
@@ -38,6 +41,12 @@ pub(super) struct Naming {
     pub(super) valid_until_ms: u64,
 }
 
+impl Naming {
+    pub(super) const fn of(payload: &Payload) -> Self {
+        Self { key: payload.key, valid_until_ms: payload.valid_until_ms }
+    }
+}
+
 /// Reads the two headers; `now_ms` is the later of the clock and the newest record's time.
 pub(super) fn naming(headers: &HeaderMap, now_ms: u64) -> Result<Naming, ApiError> {
     let example = now_ms + DEFAULT_AHEAD_MS;
@@ -46,19 +55,22 @@ pub(super) fn naming(headers: &HeaderMap, now_ms: u64) -> Result<Naming, ApiErro
             String::from_utf8_lossy(value.as_bytes()).chars().take(80).collect::<String>()
         })
     };
-    let bad = |field, message: String| {
-        ApiError::new(StatusCode::BAD_REQUEST, "bad_header", message).field(field)
+    let bad = |field, detail: String| {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_header", detail).field(field)
     };
     let until = |text: String| {
         let refuse = |why: &str| {
-            bad(
-                "Valid-Until",
-                format!("Valid-Until: {text} {why}; send Unix milliseconds, such as {example}"),
-            )
+            bad("Valid-Until", format!("Valid-Until: {text} {why}")).fix(format!(
+                "send Unix milliseconds, 1 to 45 s ahead, such as {example}; the later of this node's clock and the \
+                 newest record's time is {now_ms}"
+            ))
         };
         let ms: u64 = text.parse().map_err(|_| refuse("is not a number"))?;
         if ms <= now_ms {
             return Err(refuse("has passed, so the payload could never execute"));
+        }
+        if ms < now_ms + MIN_AHEAD_MS {
+            return Err(refuse("is less than 1 s ahead, too soon to be ordered in time"));
         }
         if ms > now_ms + MAX_AHEAD_MS {
             return Err(refuse("is more than 45 s ahead"));
@@ -70,15 +82,14 @@ pub(super) fn naming(headers: &HeaderMap, now_ms: u64) -> Result<Naming, ApiErro
         (None, Some(ms)) => Ok(Naming { key: rand::random(), valid_until_ms: until(ms)? }),
         (Some(_), None) => {
             let why = "Idempotency-Key needs Valid-Until beside it, because both are part of the payload's id";
-            Err(bad(
-                "Valid-Until",
-                format!("{why}; send Valid-Until: {example}, and the same value with every retry"),
-            ))
+            Err(bad("Valid-Until", why.into())
+                .fix(format!("send Valid-Until: {example}, and the same value with every retry")))
         }
         (Some(key), Some(ms)) => {
             let bytes = hex::decode(&key).ok().and_then(|bytes| bytes.try_into().ok());
             let key = bytes.ok_or_else(|| {
-                bad("Idempotency-Key", format!("Idempotency-Key: {key} is not 32 hexadecimal digits; send 16 random bytes in hexadecimal"))
+                let why = format!("Idempotency-Key: {key} is not 32 hexadecimal digits");
+                bad("Idempotency-Key", why).fix("send 16 random bytes in hexadecimal")
             })?;
             Ok(Naming { key, valid_until_ms: until(ms)? })
         }
@@ -94,135 +105,174 @@ pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
         return Ok(());
     }
     let shown: String = value.chars().take(80).collect();
-    let message = format!(
-        "Content-Type {shown:?} is not taken; send the payload's bytes with Content-Type: application/octet-stream"
-    );
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", message)
-        .field("Content-Type"))
-}
-
-/// What the client says it will send, at most what is allowed.
-pub(super) fn announced(headers: &HeaderMap) -> Option<usize> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let detail = format!("Content-Type {shown:?} is not taken");
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail)
+        .field("Content-Type")
+        .fix("send the payload's bytes with Content-Type: application/octet-stream"))
 }
 
 fn too_large() -> ApiError {
-    let message = format!("a payload has at most {MAX_PAYLOAD_DATA} bytes; send less, or split it");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    let detail = format!("a payload has at most {MAX_PAYLOAD_DATA} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).fix("send less, or split it")
 }
 
-/// Reads 1 to [`MAX_PAYLOAD_DATA`] bytes.
-pub(super) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    if announced(headers).is_some_and(|bytes| bytes > MAX_PAYLOAD_DATA) {
-        let drained = tokio::time::timeout(DRAIN_LIMIT, drain(body)).await;
-        tracing::trace!(whole = drained.is_ok(), "threw away a body that is too large");
+fn slow(detail: String) -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
+        .fix("send the whole request again, at 2 KiB/s at least; nothing was taken in")
+}
+
+/// Reads 1 to [`MAX_PAYLOAD_DATA`] bytes. Each is charged when it arrives: a promise of bytes costs
+/// others nothing.
+pub(super) async fn read_body(
+    headers: &HeaderMap,
+    mut body: Body,
+    charge: &mut Charge,
+) -> Result<Bytes, ApiError> {
+    let announced: Option<u64> = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok());
+    if announced.is_some_and(|bytes| bytes > MAX_PAYLOAD_DATA as u64) {
         return Err(too_large());
     }
-    let bytes = match tokio::time::timeout(
-        BODY_LIMIT,
-        Limited::new(body, MAX_PAYLOAD_DATA).collect(),
-    )
-    .await
-    {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Ok(Err(_)) => {
-            let message =
-                "the body ended before it was complete, and nothing was taken in; send it again";
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, "truncated", message));
+    let end = Instant::now() + BODY_LIMIT;
+    let mut span = Instant::now() + SPAN;
+    let (mut data, mut in_span) = (Vec::new(), 0);
+    loop {
+        let frame = match timeout_at(span.min(end), body.frame()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                let detail = "the body ended before it was complete";
+                return Err(ApiError::new(StatusCode::BAD_REQUEST, "truncated", detail)
+                    .fix("send the whole request again; nothing was taken in"));
+            }
+            Err(_) if Instant::now() >= end => {
+                let limit = BODY_LIMIT.as_secs();
+                return Err(slow(format!("the body did not arrive within {limit} s")));
+            }
+            Err(_) if in_span < LEAST => {
+                return Err(slow(format!("the body arrives at less than {LEAST} bytes in 2 s")));
+            }
+            Err(_) => {
+                (span, in_span) = (Instant::now() + SPAN, 0);
+                continue;
+            }
+        };
+        let Some(bytes) = frame.data_ref() else { continue };
+        if data.len() + bytes.len() > MAX_PAYLOAD_DATA {
+            return Err(too_large());
         }
-        Err(_) => {
-            let message = format!(
-                "the body did not arrive within {} s, and nothing was taken in; send it again",
-                BODY_LIMIT.as_secs()
-            );
-            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", message));
+        if !charge.grow(bytes.len()) {
+            return Err(ApiError::overloaded(
+                "this node is receiving as many bytes as it may, from this address or from all",
+            ));
         }
-    };
-    if bytes.is_empty() {
-        return Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "empty",
-            "a payload has at least 1 byte; send the bytes as the body",
-        ));
+        in_span += bytes.len();
+        data.extend_from_slice(bytes);
     }
-    Ok(bytes)
+    if data.is_empty() {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "empty", "the body is empty")
+            .fix("send at least 1 byte; the body is the payload"));
+    }
+    Ok(data.into())
 }
 
-async fn drain(mut body: Body) {
-    let mut drained = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        drained += frame.data_ref().map_or(0, Bytes::len);
-        if drained > DRAINED {
-            break;
-        }
+/// The word of the API for an outcome.
+pub(super) const fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Executed => "executed",
+        Outcome::Duplicate { .. } => "duplicate",
+        Outcome::Expired => "expired",
+        Outcome::Early => "early",
+        Outcome::Crowded => "crowded",
     }
 }
 
-/// A payload's fate, as the API tells it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What became of a payload.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Fate {
+pub(super) struct PayloadStatus {
+    /// The payload's id, 64 hexadecimal digits.
     id: String,
+    /// `final`: it executed. `pending`: it may still execute.
+    #[schema(pattern = "^(final|pending)$")]
     status: &'static str,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    place: Option<Told>,
+    /// `executed`; `duplicate` for a repeated submission of what had executed; `crowded` for a
+    /// pending payload whose lane was full, and which is ordered again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(executed|duplicate|crowded)$")]
+    outcome: Option<&'static str>,
+    /// The decision that ordered it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<u64>,
+    /// Its position in that decision, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u32>,
+    /// The chain hash of that decision, 64 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain_hash: Option<String>,
+    /// The time of that decision, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_ms: Option<u64>,
+    /// Of a duplicate: the sequence that executed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executed_at: Option<u64>,
+    /// From the arrival of a submission to its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<f64>,
-    idempotency_key: String,
-    valid_until: u64,
-    /// Base64, when it was looked up.
+    /// The key that is part of the id, 32 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+    /// Until when it may execute, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_until: Option<u64>,
+    /// The payload in Base64, when it was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<String>,
 }
 
-/// A [`Place`] in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Told {
-    outcome: &'static str,
-    sequence: u64,
-    index: u32,
-    chain_hash: String,
-    time_ms: u64,
-    /// For a duplicate: the sequence that executed it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    executed_at: Option<u64>,
-}
-
-impl Fate {
+impl PayloadStatus {
     /// Taken in, not yet ordered.
-    pub(super) fn pending(id: &Hash, naming: Naming) -> Self {
+    pub(super) fn pending(id: &Hash) -> Self {
         Self {
             id: id.to_string(),
             status: "pending",
-            place: None,
+            outcome: None,
+            sequence: None,
+            index: None,
+            chain_hash: None,
+            time_ms: None,
+            executed_at: None,
             latency_ms: None,
-            idempotency_key: hex::encode(naming.key),
-            valid_until: naming.valid_until_ms,
+            idempotency_key: None,
+            valid_until: None,
             data: None,
         }
     }
 
     /// Ordered.
-    pub(super) fn decided(id: &Hash, naming: Naming, place: &Place) -> Self {
-        let (outcome, executed_at) = match place.outcome {
-            Outcome::Executed => ("executed", None),
-            Outcome::Duplicate { executed_at } => ("duplicate", Some(executed_at.0)),
-            Outcome::Expired => ("expired", None),
-            Outcome::Early => ("early", None),
-            Outcome::Crowded => ("crowded", None),
+    pub(super) fn ordered(id: &Hash, place: &Place) -> Self {
+        let executed_at = match place.outcome {
+            Outcome::Duplicate { executed_at } => Some(executed_at.0),
+            _ => None,
         };
-        let told = Told {
-            outcome,
-            sequence: place.sequence.0,
-            index: place.index,
-            chain_hash: place.chain_hash.to_string(),
-            time_ms: place.time_ms,
+        Self {
+            status: if place.outcome.is_final() { "final" } else { "pending" },
+            outcome: Some(word(place.outcome)),
+            sequence: Some(place.sequence.0),
+            index: Some(place.index),
+            chain_hash: Some(place.chain_hash.to_string()),
+            time_ms: Some(place.time_ms),
             executed_at,
-        };
-        let status = if place.outcome.is_final() { "final" } else { "pending" };
-        Self { status, place: Some(told), ..Self::pending(id, naming) }
+            ..Self::pending(id)
+        }
+    }
+
+    pub(super) fn named(mut self, naming: Naming) -> Self {
+        self.idempotency_key = Some(hex::encode(naming.key));
+        self.valid_until = Some(naming.valid_until_ms);
+        self
     }
 
     pub(super) fn after(mut self, latency: Duration) -> Self {

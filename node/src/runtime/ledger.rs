@@ -345,6 +345,10 @@ impl Ledger for Node {
         let storage = self.store.storage();
         let found = || {
             let Some(location) = storage.location(id)? else { return Ok(None) };
+            // This node's lane seals it again.
+            if !location.outcome.is_final() && lock(&self.pending).payloads.contains_key(id) {
+                return Ok(None);
+            }
             let payload = storage.payload(&location)?;
             Ok(storage
                 .finalized(location.sequence)?

@@ -2,7 +2,7 @@
 //! and who stays out.
 
 use cretoai_control::{
-    api::{Accused, EvidenceItem, EvidenceList, NodeStatus, Role},
+    api::{Accused, EvidenceItem, EvidenceList, NodeStatus, Problem, Role},
     client::{ControlClient, ControlError},
     keys::{MlDsa87, SecretKey},
 };
@@ -25,7 +25,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -35,7 +35,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-const CHAIN: Hash = Hash([3; 32]);
+pub const CHAIN: Hash = Hash([3; 32]);
 /// How much evidence the fake ledger has.
 const EVIDENCE: usize = 70;
 
@@ -43,36 +43,49 @@ fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32]).unwrap()
 }
 
-fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-fn place(outcome: Outcome) -> Place {
+pub fn place(outcome: Outcome) -> Place {
     Place { sequence: Sequence(7), index: 2, chain_hash: Hash([9; 32]), time_ms: 1_234, outcome }
 }
 
 /// What the fake ledger does with the next payload.
 #[derive(Clone, Copy, Default)]
-enum Answer {
+pub enum Answer {
     #[default]
     Execute,
     Duplicate,
+    /// Ordered with this outcome, and nothing else is known.
+    Ordered(Outcome),
+    /// A copy came too late, after the first had executed at sequence 5.
+    LateCopy,
     Never,
     GiveUp,
     Full,
 }
 
 #[derive(Default)]
-struct Fake {
+pub struct Fake {
     answer: Mutex<Answer>,
-    taken: Mutex<HashMap<Hash, Payload>>,
+    pub taken: Mutex<HashMap<Hash, Payload>>,
     waiting: Mutex<Vec<oneshot::Sender<Place>>>,
     ready: AtomicBool,
     learners: Mutex<Vec<PublicKey>>,
+    /// How long a lookup takes, how many go on, and how many went on at most.
+    pub lookup_takes: Mutex<Duration>,
+    lookups: AtomicUsize,
+    pub most_lookups: AtomicUsize,
 }
 
 impl Fake {
-    fn answers(&self, answer: Answer) {
+    /// Drops the clients that wait.
+    pub fn give_up(&self) {
+        self.waiting.lock().unwrap().clear();
+    }
+
+    pub fn answers(&self, answer: Answer) {
         *self.answer.lock().unwrap() = answer;
     }
 }
@@ -86,6 +99,8 @@ impl Ledger for Fake {
             Answer::Duplicate => {
                 sender.send(place(Outcome::Duplicate { executed_at: Sequence(5) })).unwrap()
             }
+            Answer::Ordered(outcome) => sender.send(place(outcome)).unwrap(),
+            Answer::LateCopy => sender.send(place(Outcome::Expired)).unwrap(),
             Answer::Never => self.waiting.lock().unwrap().push(sender),
             Answer::GiveUp => drop(sender),
             Answer::Full => return Err(SubmitError::Full { retry_after_ms: 1_500 }),
@@ -95,15 +110,21 @@ impl Ledger for Fake {
     }
 
     fn lookup(&self, id: &Hash) -> Result<Option<Lookup>, String> {
+        let now = self.lookups.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_lookups.fetch_max(now, Ordering::SeqCst);
+        std::thread::sleep(*self.lookup_takes.lock().unwrap());
+        self.lookups.fetch_sub(1, Ordering::SeqCst);
         let taken = self.taken.lock().unwrap();
-        let waits = matches!(*self.answer.lock().unwrap(), Answer::Never);
-        Ok(taken.get(id).map(|payload| {
-            if waits {
-                Lookup::Pending
-            } else {
-                Lookup::Final { place: place(Outcome::Executed), payload: payload.clone() }
-            }
-        }))
+        let Some(payload) = taken.get(id).cloned() else { return Ok(None) };
+        let first = Place { sequence: Sequence(5), ..place(Outcome::Executed) };
+        let place = match *self.answer.lock().unwrap() {
+            Answer::GiveUp => return Ok(None),
+            Answer::Never => return Ok(Some(Lookup::Pending)),
+            Answer::Duplicate | Answer::LateCopy => first,
+            Answer::Ordered(outcome) => place(outcome),
+            Answer::Execute | Answer::Full => place(Outcome::Executed),
+        };
+        Ok(Some(Lookup::Final { place, payload }))
     }
 
     fn receipt(&self, id: &Hash) -> Result<Receipted, String> {
@@ -211,16 +232,21 @@ impl Birth for Volume {
     }
 }
 
-struct Ports {
+pub struct Ports {
     front: Arc<Front>,
-    clients: SocketAddr,
+    pub clients: SocketAddr,
     control: SocketAddr,
-    probes: SocketAddr,
+    pub probes: SocketAddr,
     close: watch::Sender<bool>,
     served: Vec<tokio::task::JoinHandle<()>>,
 }
 
-async fn ports(ledger: Option<Arc<Fake>>) -> Ports {
+pub async fn ports(ledger: Option<Arc<Fake>>) -> Ports {
+    // All callers have the same address here.
+    ports_with(ledger, Limits { share: 64, ..Limits::new(64) }).await
+}
+
+pub async fn ports_with(ledger: Option<Arc<Fake>>, limits: Limits) -> Ports {
     let identification = Identification {
         name: "prod-0".into(),
         pod_uid: "uid-0".into(),
@@ -236,8 +262,6 @@ async fn ports(ledger: Option<Arc<Fake>>) -> Ports {
     let config = Config::parse("", Some("prod-0")).unwrap();
     let any = "127.0.0.1:0".parse().unwrap();
     let (close, closing) = watch::channel(false);
-    // All callers have the same address here.
-    let limits = Limits { share: 64, ..Limits::new(64) };
     let clients = Listening::bind_with(any, "--api-listen", Port::Client, limits).await.unwrap();
     let controls = Listening::bind(any, "network.listen_addr", Port::Control, 8)
         .await
@@ -272,34 +296,37 @@ async fn ports(ledger: Option<Arc<Fake>>) -> Ports {
     }
 }
 
-struct Answered {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub struct Answered {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 impl Answered {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 
-    fn header(&self, name: &str) -> Option<String> {
+    pub fn header(&self, name: &str) -> Option<String> {
         let line =
             self.head.lines().find(|line| line.to_lowercase().starts_with(&format!("{name}:")))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     }
 
-    fn error(&self) -> (u16, String, String) {
-        let json = self.json();
-        let text = |name: &str| json["error"][name].as_str().unwrap_or_default().to_owned();
-        assert!(text("message").len() > 20, "{json}");
-        (self.status, text("code"), text("message"))
+    pub fn error(&self) -> (u16, String, String) {
+        assert_eq!(self.header("content-type").as_deref(), Some("application/problem+json"));
+        let problem: Problem = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(problem.status, self.status);
+        assert_eq!(problem.kind, format!("urn:cretoai:problem:{}", problem.code));
+        let sentence = problem.sentence();
+        assert!(sentence.len() > 20 && !problem.title.is_empty(), "{sentence}");
+        (self.status, problem.code, sentence)
     }
 }
 
 /// Sends bytes as they are and reads until the server closes.
-async fn raw(to: SocketAddr, bytes: &[u8], half_close: bool) -> Answered {
+pub async fn raw(to: SocketAddr, bytes: &[u8], half_close: bool) -> Answered {
     let mut stream = TcpStream::connect(to).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     if half_close {
@@ -316,7 +343,7 @@ async fn raw(to: SocketAddr, bytes: &[u8], half_close: bool) -> Answered {
     Answered { status, head, body: answer.get(split + 4..).unwrap_or_default().to_vec() }
 }
 
-async fn post(to: SocketAddr, path: &str, headers: &str, body: &[u8]) -> Answered {
+pub async fn post(to: SocketAddr, path: &str, headers: &str, body: &[u8]) -> Answered {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
         body.len()
@@ -324,7 +351,7 @@ async fn post(to: SocketAddr, path: &str, headers: &str, body: &[u8]) -> Answere
     raw(to, &[head.as_bytes(), body].concat(), false).await
 }
 
-async fn get(to: SocketAddr, path: &str, headers: &str) -> Answered {
+pub async fn get(to: SocketAddr, path: &str, headers: &str) -> Answered {
     raw(
         to,
         format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").as_bytes(),
@@ -333,7 +360,7 @@ async fn get(to: SocketAddr, path: &str, headers: &str) -> Answered {
     .await
 }
 
-const OCTETS: &str = "Content-Type: application/octet-stream\r\n";
+pub const OCTETS: &str = "Content-Type: application/octet-stream\r\n";
 
 #[tokio::test]
 async fn a_payload_is_final_duplicate_pending_or_given_up() {

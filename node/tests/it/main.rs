@@ -5,6 +5,8 @@
 mod cluster;
 mod config;
 mod http;
+mod http_limits;
+mod http_outcomes;
 mod store;
 mod transport;
 mod writes;
