@@ -10,6 +10,7 @@
 //! | `withhold` | it sends its vertices to all but one peer, and does not answer that peer's fetches |
 //! | `lie-catch-up` | it answers fetches with altered records, broken proofs and altered vertices |
 
+use crate::sync::lock;
 use anyhow::bail;
 use cretoai_consensus::Message;
 use cretoai_types::{
@@ -17,7 +18,7 @@ use cretoai_types::{
     Tip, Validators, Vertex, View, Vote,
 };
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -187,8 +188,7 @@ impl Attack {
         let mut other = proposal.clone();
         other.time_ms += 1;
         let twin = other.digest(&Domain { chain_id: self.chain_id, epoch });
-        *self.twins.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Twins { view, sequence, even: digest, odd: twin });
+        *lock(&self.twins) = Some(Twins { view, sequence, even: digest, odd: twin });
         let told = if to.0.is_multiple_of(2) {
             Message::PrePrepare { proposal: proposal.clone(), vote: vote.clone() }
         } else {
@@ -204,7 +204,7 @@ impl Attack {
 
     /// Commits both of two proposals to everybody, the one that the peer knows first.
     fn votes(&self, to: NodeId, vote: &Vote) -> Vec<Message> {
-        let twins = *self.twins.lock().unwrap_or_else(PoisonError::into_inner);
+        let twins = *lock(&self.twins);
         let here = |twins: &Twins| {
             (twins.view, twins.sequence) == (vote.ballot.view, vote.ballot.sequence)
         };

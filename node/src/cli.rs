@@ -3,9 +3,11 @@
 use crate::{
     config::Config,
     evidence,
-    http::front::{Identification, VERSION},
+    http::front::Identification,
     identity::Identity,
+    logging::{self, Log},
     run::Options,
+    version::VERSION,
 };
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
@@ -89,6 +91,16 @@ pub struct RunArguments {
     /// admits.
     #[arg(long, env = "CRETO_ADMIN_KEY", value_parser = parse_fingerprint)]
     pub admin_key: Option<Hash>,
+    /// For how many milliseconds a node that stops serves on while it is not ready, so that clients
+    /// are sent elsewhere first.
+    #[arg(
+        long,
+        value_name = "MILLISECONDS",
+        env = "CRETO_STOP_GRACE_MS",
+        default_value_t = 3_000,
+        value_parser = clap::value_parser!(u64).range(0..=20_000)
+    )]
+    pub stop_grace_ms: u64,
     /// The file of the projected ServiceAccount token that attestation hands out.
     #[arg(long, env = "CRETO_TOKEN_PATH")]
     pub token_path: Option<PathBuf>,
@@ -169,12 +181,18 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         }
         _ => EnvFilter::new(&config.node.log_level),
     };
+    let log = Log::to(std::io::stderr()).context("starting the thread of the log")?;
+    logging::install(&log);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         .init();
+    // The usual hook writes to stderr itself, and waits where nobody reads that.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
+    raise_file_limit()?;
     let options = Options {
+        stop_grace: Duration::from_millis(arguments.stop_grace_ms),
         api_listen: arguments
             .api_listen
             .unwrap_or_else(|| SocketAddr::new(config.network.listen_addr.ip(), API_PORT)),
@@ -192,7 +210,29 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     let ended = runtime.block_on(crate::run::run::<crate::runtime::Creto>(config, options));
     runtime.shutdown_timeout(Duration::from_millis(500));
+    logging::flush(Duration::from_millis(500));
     ended
+}
+
+/// Files that a node may have open: RocksDB's, and the connections of all ports, with some room.
+const FILES_NEEDED: u64 = 6_144;
+
+/// Raises the limit of open files to what the system allows. Connections must never take the files
+/// that the database needs.
+fn raise_file_limit() -> anyhow::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|soft| limit.maximum.is_none_or(|hard| soft < hard)) {
+        limit.current = limit.maximum;
+        setrlimit(Resource::Nofile, limit).context("raising the limit of open files")?;
+    }
+    if let Some(files) = limit.current.filter(|files| *files < FILES_NEEDED) {
+        bail!(
+            "this process may open {files} files and needs {FILES_NEEDED}; raise the hard limit (ulimit -Hn, LimitNOFILE of \
+             systemd, the container runtime's rlimits)"
+        );
+    }
+    Ok(())
 }
 
 fn show_key(config: &Path) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use cretoai_control::{
 use cretoai_types::{
     Epoch, Hash, Outcome, Payload, PublicKey, Ready, Sequence, SignedGenesis, SignedReconfig,
 };
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// The running ledger, as clients see it.
@@ -55,6 +55,11 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// This node's account of itself.
     fn status(&self) -> NodeStatus;
+
+    /// Why this process should be restarted, or nothing: its engine or its disk stands still.
+    fn death(&self) -> Option<String> {
+        None
+    }
 
     /// The commit time of the newest record, Unix milliseconds.
     fn newest_time_ms(&self) -> u64;
@@ -108,6 +113,8 @@ pub enum SubmitError {
         /// When to try again.
         retry_after_ms: u64,
     },
+    /// The disk is as full as it may become; the sentence says what to do.
+    NoSpace(String),
     /// The node cannot take anything now; the sentence says why.
     NotReady(String),
 }
@@ -176,7 +183,12 @@ pub trait Runtime: Send + Sync + 'static {
         metrics: Arc<Metrics>,
     ) -> impl Future<Output = anyhow::Result<Arc<Self::Node>>> + Send;
 
-    /// Stops cleanly: the last turn is finished, whoever still waits is told that the node stops
-    /// (the same bytes may be sent to another node), and the transport is closed. At most 4 s.
+    /// Is ready no more, serves on for `grace`, hands the leadership over, takes nothing more in,
+    /// and tells whoever still waits that the node stops: the same bytes may be sent to another
+    /// node. At most 2 s beyond the grace.
+    fn leave(node: Arc<Self::Node>, grace: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Stops: the last turn is finished, the transport is closed, and no thread works on the store
+    /// any more. At most 6 s.
     fn stop(node: Arc<Self::Node>) -> impl Future<Output = ()> + Send;
 }

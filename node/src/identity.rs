@@ -69,6 +69,22 @@ impl Identity {
         Ok(Self { key, folder: folder.to_owned() })
     }
 
+    /// Before anything opens the database in `db`: a key that has voted needs the one that is there.
+    ///
+    /// # Errors
+    /// When the key has voted in a chain and there is no database; nothing was made then.
+    pub fn expect_database(&self, db: &Path) -> anyhow::Result<()> {
+        match read_chain(&self.folder)? {
+            Some(noted) if !db.join("CURRENT").exists() => bail!(
+                "the key in {} voted in chain {noted}, and {} holds no database that remembers its votes (the file CURRENT is \
+                 missing); put the database back, or replace this validator by one with a new key",
+                self.folder.display(),
+                db.display()
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Compares the chain noted beside the key with the one in the database, and notes the latter
     /// if nothing is noted yet. Called before the first vote.
     ///
@@ -143,8 +159,13 @@ mod tests {
         let identity = Identity::open(&folder).unwrap();
         let (ours, other) = (Hash([1; 32]), Hash([2; 32]));
         identity.bind(None).unwrap();
+        let db = volume.path().join("db");
+        identity.expect_database(&db).unwrap();
         identity.bind(Some(ours)).unwrap();
         identity.bind(Some(ours)).unwrap();
+        let emptied = identity.expect_database(&db).unwrap_err().to_string();
+        assert!(emptied.contains("CURRENT") && emptied.contains("replace"), "{emptied}");
+        assert!(!db.exists(), "nothing may be made");
         let lost = identity.bind(None).unwrap_err().to_string();
         assert!(lost.contains(&ours.to_string()) && lost.contains("replace"), "{lost}");
         let mixed = identity.bind(Some(other)).unwrap_err().to_string();

@@ -1,12 +1,15 @@
 //! The binary `cretoai-node`.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 fn main() -> ExitCode {
     match cretoai_node::cli::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cretoai-node: {}", described(&error));
+            // A closed stderr is no reason to panic.
+            if writeln!(std::io::stderr(), "cretoai-node: {}", described(&error)).is_err() {
+                return ExitCode::FAILURE;
+            }
             ExitCode::FAILURE
         }
     }

@@ -3,13 +3,18 @@
 //! The rule: no label that an outsider can grow. Peers are members (at most 31 at a time, ids given
 //! by the admin); reasons, types and classes are fixed words.
 
-use crate::{http::front::VERSION, transport::is_guest};
-use cretoai_consensus::engine::Sizes;
-use cretoai_types::NodeId;
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+use crate::{
+    sync::{lock, unix_ms},
+    transport::is_guest,
+    version::VERSION,
 };
+use cretoai_consensus::engine::Sizes;
+use cretoai_types::{Member, NodeId};
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::{sync::Mutex, time::Duration};
 
 /// All counters of a node. Their fields are public: whoever sees the event counts it.
 pub struct Metrics {
@@ -20,6 +25,8 @@ pub struct Metrics {
     pub vertices_stored: IntCounter,
     /// Vertices read from the database.
     pub vertices_read: IntCounter,
+    /// Links between vertices written to the database.
+    pub edges_stored: IntCounter,
     /// Seconds from a payload's arrival at this node to its outcome.
     pub finality_time: Histogram,
     byzantine_violations: IntCounterVec,
@@ -41,8 +48,8 @@ pub struct Metrics {
     pub view_changes: IntCounter,
     /// The stable checkpoint.
     pub stable_sequence: IntGauge,
-    /// This node's clock less the median of the members'.
-    pub clock_offset_milliseconds: IntGauge,
+    /// This node's clock less the median of the members', in seconds.
+    pub clock_offset: Gauge,
     /// What the engine holds.
     pub sizes: SizeMetrics,
     /// Members heard of lately, this node included.
@@ -63,9 +70,33 @@ pub struct Metrics {
     pub sent_bytes: IntCounterVec,
     /// Bytes of frames that came from members.
     pub received_bytes: IntCounter,
-    /// The smoothed round-trip time to each member, in microseconds.
-    pub quic_rtt_microseconds: IntGaugeVec,
-    resident_memory: IntGauge,
+    peers: PeerMetrics,
+    /// Members that this node believes able to vote, itself included.
+    pub quorum_voters: IntGauge,
+    /// Votes that a decision needs.
+    pub quorum_required: IntGauge,
+    /// 1 while the node is a caught-up validator with a quorum.
+    pub ready: IntGauge,
+    /// Seconds for which the engine's thread has not finished a turn.
+    pub engine_stalled: Gauge,
+    /// Events that wait for the engine.
+    pub event_queue_length: IntGauge,
+    /// Seconds of one turn of the engine, writing and sending included.
+    pub turn: Histogram,
+    /// Fetches of peers that were not served, by `reason`.
+    pub dropped_fetches: IntCounterVec,
+    /// Bytes that the file system of the database has left.
+    pub storage_free_bytes: IntGauge,
+    /// Bytes below which payloads are refused.
+    pub storage_reserve_bytes: IntGauge,
+    /// Bytes of RocksDB's tables.
+    pub rocksdb_size_bytes: IntGauge,
+    /// Bytes that compactions have still to rewrite.
+    pub rocksdb_pending_compaction_bytes: IntGauge,
+    /// Compactions that run.
+    pub rocksdb_running_compactions: IntGauge,
+    log_lines_dropped: IntCounter,
+    process: ProcessMetrics,
 }
 
 /// Why a metric could not be set up: a name that is there twice or malformed, which only a change
@@ -114,6 +145,11 @@ impl Metrics {
                 "cretoai_vertices_read_total",
                 "Vertices read from the database",
             )?,
+            edges_stored: counter(
+                r,
+                "cretoai_edges_stored_total",
+                "Links between vertices written to the database",
+            )?,
             finality_time: histogram(
                 r,
                 "cretoai_finality_time_seconds",
@@ -123,7 +159,7 @@ impl Metrics {
             byzantine_violations: labelled(
                 r,
                 "cretoai_byzantine_violations_total",
-                "Proven violations",
+                "Rules that a peer broke on its channel; proven ones are in cretoai_evidence_total",
                 &["node_id", "type"],
             )?,
             quic_connections: gauge(
@@ -151,9 +187,9 @@ impl Metrics {
                 "cretoai_stable_sequence",
                 "The sequence of the stable checkpoint",
             )?,
-            clock_offset_milliseconds: gauge(
+            clock_offset: float(
                 r,
-                "cretoai_clock_offset_milliseconds",
+                "cretoai_clock_offset_seconds",
                 "This clock less the median of the members' clocks",
             )?,
             sizes: SizeMetrics::new(r)?,
@@ -217,16 +253,70 @@ impl Metrics {
                 "cretoai_received_frame_bytes_total",
                 "Bytes of frames that came from members",
             )?,
-            quic_rtt_microseconds: labelled_gauge(
+            peers: PeerMetrics::new(r)?,
+            quorum_voters: gauge(
                 r,
-                "cretoai_quic_rtt_microseconds",
-                "Round-trip time to a member",
-                &["peer"],
+                "cretoai_quorum_voters",
+                "Members heard of lately that may vote and are not banned, this node included",
             )?,
-            resident_memory: gauge(
+            quorum_required: gauge(r, "cretoai_quorum_required", "Votes that a decision needs")?,
+            ready: gauge(
                 r,
-                "process_resident_memory_bytes",
-                "Resident memory of this process",
+                "cretoai_ready",
+                "1 while this node is a caught-up validator with a quorum",
+            )?,
+            engine_stalled: float(
+                r,
+                "cretoai_engine_stalled_seconds",
+                "For how long the engine has not finished a turn",
+            )?,
+            event_queue_length: gauge(
+                r,
+                "cretoai_event_queue_length",
+                "Events that wait for the engine",
+            )?,
+            turn: histogram(
+                r,
+                "cretoai_turn_seconds",
+                "One turn of the engine with events, its writes and sends included",
+                SECONDS,
+            )?,
+            dropped_fetches: labelled(
+                r,
+                "cretoai_dropped_fetches_total",
+                "Fetches of peers that were not served",
+                &["reason"],
+            )?,
+            storage_free_bytes: gauge(
+                r,
+                "cretoai_storage_free_bytes",
+                "Bytes that the file system of the database has left",
+            )?,
+            storage_reserve_bytes: gauge(
+                r,
+                "cretoai_storage_reserve_bytes",
+                "Free bytes below which payloads are refused (storage.reserve_mb)",
+            )?,
+            rocksdb_size_bytes: gauge(
+                r,
+                "cretoai_rocksdb_size_bytes",
+                "Bytes of the database's tables",
+            )?,
+            rocksdb_pending_compaction_bytes: gauge(
+                r,
+                "cretoai_rocksdb_pending_compaction_bytes",
+                "Bytes that compactions have still to rewrite, as RocksDB estimates",
+            )?,
+            rocksdb_running_compactions: gauge(
+                r,
+                "cretoai_rocksdb_running_compactions",
+                "Compactions that run",
+            )?,
+            process: ProcessMetrics::new(r)?,
+            log_lines_dropped: counter(
+                r,
+                "cretoai_log_lines_dropped_total",
+                "Lines of the log that were dropped because nobody took them",
             )?,
             registry,
         })
@@ -256,14 +346,36 @@ impl Metrics {
         }
     }
 
+    /// Shows who the members are, and forgets the series of those who left.
+    pub fn show_members(&self, members: &[Member]) {
+        self.peers.show(members);
+    }
+
+    /// Bytes of frames that went to a peer.
+    pub fn sent_to(&self, peer: NodeId, bytes: u64) {
+        self.peers.sent.with_label_values(&[&label(peer)]).inc_by(bytes);
+    }
+
+    /// Bytes of a frame that came from a peer.
+    pub fn received_from(&self, peer: NodeId, bytes: u64) {
+        self.received_bytes.inc_by(bytes);
+        self.peers.received.with_label_values(&[&label(peer)]).inc_by(bytes);
+    }
+
+    /// The smoothed round-trip time to a member.
+    pub fn round_trip(&self, member: NodeId, time: Duration) {
+        self.peers.rtt.with_label_values(&[&label(member)]).set(time.as_secs_f64());
+    }
+
     /// The text that Prometheus reads.
     ///
     /// # Errors
     /// [`MetricsError`].
     pub fn render(&self) -> Result<Vec<u8>, MetricsError> {
-        if let Some(bytes) = resident_memory() {
-            self.resident_memory.set(bytes);
-        }
+        self.process.read();
+        let dropped = crate::logging::dropped();
+        let told = self.log_lines_dropped.get();
+        self.log_lines_dropped.inc_by(dropped.saturating_sub(told));
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -273,6 +385,103 @@ impl Metrics {
 /// The label of a node: guests have no id that would last.
 fn label(node: NodeId) -> String {
     if is_guest(node) { "guest".to_owned() } else { node.0.to_string() }
+}
+
+/// What is counted for each member. `node_id` joins all of these; `cretoai_member_info` says the
+/// name.
+struct PeerMetrics {
+    info: IntGaugeVec,
+    sent: IntCounterVec,
+    received: IntCounterVec,
+    rtt: GaugeVec,
+    shown: Mutex<Vec<NodeId>>,
+}
+
+impl PeerMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricsError> {
+        let rtt = GaugeVec::new(
+            Opts::new("cretoai_quic_rtt_seconds", "Round-trip time to a member"),
+            &["node_id"],
+        )?;
+        registry.register(Box::new(rtt.clone()))?;
+        Ok(Self {
+            info: labelled_gauge(
+                registry,
+                "cretoai_member_info",
+                "1 for each member of the epoch, with its name",
+                &["node_id", "name"],
+            )?,
+            sent: labelled(
+                registry,
+                "cretoai_peer_sent_bytes_total",
+                "Bytes of frames given to QUIC for a peer",
+                &["node_id"],
+            )?,
+            received: labelled(
+                registry,
+                "cretoai_peer_received_bytes_total",
+                "Bytes of frames that came from a peer",
+                &["node_id"],
+            )?,
+            rtt,
+            shown: Mutex::default(),
+        })
+    }
+
+    fn show(&self, members: &[Member]) {
+        self.info.reset();
+        for member in members {
+            self.info.with_label_values(&[&label(member.id), &member.name]).set(1);
+        }
+        let now: Vec<NodeId> = members.iter().map(|member| member.id).collect();
+        let mut shown = lock(&self.shown);
+        for gone in shown.iter().filter(|id| !now.contains(id)).map(|id| label(*id)) {
+            // A series that was never there cannot be removed, which is as good.
+            drop(self.sent.remove_label_values(&[&gone]));
+            drop(self.received.remove_label_values(&[&gone]));
+            drop(self.rtt.remove_label_values(&[&gone]));
+        }
+        *shown = now;
+    }
+}
+
+/// What the system says of this process, under the usual names.
+struct ProcessMetrics {
+    resident_memory: IntGauge,
+    open_fds: IntGauge,
+    max_fds: IntGauge,
+}
+
+impl ProcessMetrics {
+    fn new(registry: &Registry) -> Result<Self, MetricsError> {
+        let start = float(
+            registry,
+            "process_start_time_seconds",
+            "When this process started, Unix seconds",
+        )?;
+        start.set(unix_ms() as f64 / 1000.0);
+        Ok(Self {
+            resident_memory: gauge(
+                registry,
+                "process_resident_memory_bytes",
+                "Resident memory of this process",
+            )?,
+            open_fds: gauge(registry, "process_open_fds", "Files that this process has open")?,
+            max_fds: gauge(registry, "process_max_fds", "Files that this process may have open")?,
+        })
+    }
+
+    fn read(&self) {
+        if let Some(bytes) = resident_memory() {
+            self.resident_memory.set(bytes);
+        }
+        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+            // The folder itself is open while it is read.
+            self.open_fds.set(open.count() as i64 - 1);
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        self.max_fds.set(limit.current.map_or(i64::MAX, |most| most as i64));
+    }
 }
 
 /// How much the engine holds, each with its bound (n members; see `docs/protocol.md`, bounds).
@@ -385,6 +594,12 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, Metric
     Ok(metric)
 }
 
+fn float(registry: &Registry, name: &str, help: &str) -> Result<Gauge, MetricsError> {
+    let metric = Gauge::new(name, help)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
 fn labelled_gauge(
     registry: &Registry,
     name: &str,
@@ -443,7 +658,7 @@ mod tests {
             "cretoai_view_active 0",
             "cretoai_view_changes_total 0",
             "cretoai_stable_sequence 0",
-            "cretoai_clock_offset_milliseconds 0",
+            "cretoai_clock_offset_seconds 0",
             "cretoai_evidence_total{node_id=\"2\",type=\"vertex_fork\"} 1",
             "cretoai_reputation{node_id=\"2\"} 9",
             "cretoai_engine_votes 0",
@@ -457,5 +672,36 @@ mod tests {
             assert!(text.contains(name), "{name} is missing in\n{text}");
         }
         assert!(resident_memory().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn the_series_of_a_member_go_with_it() {
+        let metrics = Metrics::new().unwrap();
+        let member = |id: u32| Member {
+            id: NodeId(id),
+            name: format!("node-{id}"),
+            key: cretoai_control::keys::SecretKey::from_seed(&[id as u8; 32])
+                .unwrap()
+                .public_key()
+                .clone(),
+            since: cretoai_types::Epoch(0),
+        };
+        metrics.show_members(&[member(1), member(2)]);
+        for id in [1, 2] {
+            metrics.sent_to(NodeId(id), 5);
+            metrics.received_from(NodeId(id), 7);
+            metrics.round_trip(NodeId(id), Duration::from_millis(3));
+        }
+        metrics.show_members(&[member(2), member(3)]);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        assert!(!text.contains("node_id=\"1\""), "{text}");
+        for line in [
+            "cretoai_member_info{name=\"node-3\",node_id=\"3\"} 1",
+            "cretoai_peer_sent_bytes_total{node_id=\"2\"} 5",
+            "cretoai_peer_received_bytes_total{node_id=\"2\"} 7",
+            "cretoai_quic_rtt_seconds{node_id=\"2\"} 0.003",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -4,20 +4,17 @@
 //! 2. The ports: 9090, 9000 and 8080 (which answers 503).
 //! 3. The genesis, from the store or handed in at port 9000.
 //! 4. Transport and engine; clients are served.
-//! 5. SIGTERM or SIGINT: no new connections, requests at work finish, the engine flushes, the
-//!    transport closes; all
-//!    within five seconds.
+//! 5. SIGTERM or SIGINT: `/ready` says 503 while clients are served on for the grace; then the
+//!    leadership is handed over and waiting clients are answered; then the ports close, the engine
+//!    flushes and the transport closes. All within ten seconds beyond the grace.
 
 use crate::{
     config::Config,
     handle::{Birth, Runtime},
-    http::{
-        Front, Listening, client_api, control,
-        front::{Identification, VERSION},
-        probes,
-    },
+    http::{Front, Listening, client_api, control, front::Identification, probes},
     identity::Identity,
     metrics::{Metrics, Port},
+    version::VERSION,
 };
 use anyhow::Context;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -31,15 +28,14 @@ use tokio::{
 const CLIENT_CONNECTIONS: usize = 4096;
 const CONTROL_CONNECTIONS: usize = 64;
 const METRICS_CONNECTIONS: usize = 512;
-/// What stopping the engine may take after the ports are closed.
-const STOP_LIMIT: Duration = Duration::from_secs(3);
-
 /// What `run` needs beside the configuration.
 pub struct Options {
     /// Where clients are served.
     pub api_listen: SocketAddr,
     /// Who this node is.
     pub identification: Identification,
+    /// For how long a node that stops serves on.
+    pub stop_grace: Duration,
 }
 
 /// Runs a node until it is told to stop.
@@ -71,7 +67,6 @@ pub async fn run_until<R: Runtime>(
         tracing::error!(
             "THIS BINARY CAN ATTACK ITS CLUSTER: it is built with the feature `byzantine`, for tests only"
         );
-        eprintln!("cretoai-node: THIS BINARY CAN ATTACK ITS CLUSTER; it is for tests only");
     }
     let identity = Identity::open(&config.crypto.key_path)?;
     tracing::info!(
@@ -84,6 +79,7 @@ pub async fn run_until<R: Runtime>(
         tracing::warn!("CRETO_ADMIN_KEY is not set: the control port admits nobody");
     }
     let metrics = Arc::new(Metrics::new().context("setting up metrics")?);
+    identity.expect_database(&config.storage.path)?;
     let store =
         R::open(&config, &identity.key, Arc::clone(&metrics)).context("opening the store")?;
     identity.bind(store.chain_id())?;
@@ -153,17 +149,14 @@ pub async fn run_until<R: Runtime>(
         front.set_ledger(node.clone());
         tracing::info!(chain_id = %front.chain_id().unwrap_or_default(), "serving");
         let reason = stop.await;
-        tracing::info!(reason, "stopping");
+        let grace_ms = options.stop_grace.as_millis();
+        tracing::info!(reason, grace_ms, "stopping: not ready from now on");
+        R::leave(Arc::clone(node), options.stop_grace).await;
     }
     close.send_replace(true);
     while ports.join_next().await.is_some() {}
-    if let Some(node) = node
-        && tokio::time::timeout(STOP_LIMIT, R::stop(node)).await.is_err()
-    {
-        tracing::warn!(
-            "the ledger took more than {} s to stop and is cut off; it recovers from what is durable",
-            STOP_LIMIT.as_secs()
-        );
+    if let Some(node) = node {
+        R::stop(node).await;
     }
     tracing::info!("stopped");
     Ok(())

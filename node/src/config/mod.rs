@@ -115,6 +115,8 @@ pub struct StorageSection {
     pub cache_size_mb: u64,
     /// RocksDB's write buffers, all together, MiB.
     pub write_buffer_mb: u64,
+    /// Free space of the disk below which payloads are refused, MiB; 0 for none.
+    pub reserve_mb: u64,
 }
 
 /// `[crypto]`. `signature_algorithm` has one value, "ml-dsa-87", and `hash_algorithm` one,
@@ -298,6 +300,7 @@ fn storage(mut section: Section, data_dir: &Path) -> Result<StorageSection, Conf
         path: section.path("path", data_dir.join("db"))?,
         cache_size_mb: section.number("cache_size_mb", 512, 8..=1_048_576)?,
         write_buffer_mb: section.number("write_buffer_mb", 128, 8..=65_536)?,
+        reserve_mb: section.number("reserve_mb", 256, 0..=1_048_576)?,
     };
     section.finish()?;
     Ok(storage)

@@ -176,6 +176,9 @@ impl Api {
         };
         let ticket = ledger.submit(payload).map_err(|error| match error {
             SubmitError::Full { retry_after_ms } => full(retry_after_ms),
+            SubmitError::NoSpace(why) => {
+                ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "no_space", why)
+            }
             SubmitError::NotReady(why) => not_ready(&why),
         })?;
         drop(charge);

@@ -1,11 +1,11 @@
 //! Port 9000: attestation, genesis, reconfiguration and status for the holder of the admin key. See
 //! `cretoai_control::api`.
 
-use super::{
-    ApiError, Front,
-    front::{OfferError, VERSION},
+use super::{ApiError, Front, front::OfferError};
+use crate::{
+    handle::{GenesisRefused, Ledger},
+    version::VERSION,
 };
-use crate::handle::{GenesisRefused, Ledger};
 use axum::{
     Json, Router,
     body::Bytes,

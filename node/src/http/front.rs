@@ -3,6 +3,7 @@
 use crate::{
     handle::{Birth, GenesisRefused, Ledger},
     metrics::Metrics,
+    version::VERSION,
 };
 use cretoai_control::{
     api::{NodeStatus, Role},
@@ -14,14 +15,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 use tokio::sync::watch;
-
-/// The version that this node reports.
-#[cfg(not(feature = "byzantine"))]
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The version of a build that can attack, so that nobody takes it for a node.
-#[cfg(feature = "byzantine")]
-pub const VERSION: &str =
-    concat!(env!("CARGO_PKG_VERSION"), "-BYZANTINE-ATTACKS-ITS-CLUSTER-FOR-TESTS-ONLY");
 
 /// Who this node is, as its pod template and its volume say.
 #[derive(Clone)]

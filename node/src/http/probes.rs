@@ -1,7 +1,8 @@
 //! Port 9090: metrics and probes in plain HTTP, and nothing else.
 //!
-//! `/health` says that the process lives and never asks the consensus, so that a lost quorum does
-//! not make Kubernetes restart the nodes that could bring it back. `/ready` says whether this node
+//! `/health` says that the process lives, its engine turns and its disk answers. It never asks the
+//! consensus, so that a lost quorum does not make Kubernetes restart the nodes that could bring it
+//! back. `/ready` says whether this node
 //! serves clients.
 
 use super::{ApiError, Front};
@@ -22,8 +23,7 @@ pub fn router(front: Arc<Front>, section: &MetricsSection) -> Router {
     } else {
         "GET /health and /ready".to_owned()
     };
-    let mut router =
-        Router::new().route("/health", get(async || "alive\n")).route("/ready", get(ready));
+    let mut router = Router::new().route("/health", get(health)).route("/ready", get(ready));
     if section.enabled {
         router = router.route(&section.endpoint, get(metrics));
     }
@@ -32,6 +32,13 @@ pub fn router(front: Arc<Front>, section: &MetricsSection) -> Router {
         .fallback(async move || ApiError::no_such_path(&paths))
         .method_not_allowed_fallback(async move || ApiError::wrong_method(&served))
         .with_state(front)
+}
+
+async fn health(State(front): State<Arc<Front>>) -> impl IntoResponse {
+    match front.ledger().and_then(|ledger| ledger.death()) {
+        None => (StatusCode::OK, "alive\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
 }
 
 async fn ready(State(front): State<Arc<Front>>) -> impl IntoResponse {

@@ -3,9 +3,10 @@
 use crate::{
     handle::{Birth, GenesisRefused},
     storage::Storage,
+    sync::lock,
 };
 use cretoai_types::{Hash, SignedGenesis};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// A node's store, before and after it has a genesis.
 pub struct Store {
@@ -31,11 +32,11 @@ impl Birth for Store {
     }
 
     fn genesis(&self) -> Option<SignedGenesis> {
-        self.genesis.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.genesis).clone()
     }
 
     fn accept_genesis(&self, genesis: SignedGenesis) -> Result<(), GenesisRefused> {
-        let mut held = self.genesis.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.genesis);
         let offered = genesis.genesis.chain_id();
         match held.as_ref().map(|held| held.genesis.chain_id()) {
             Some(held) if held == offered => Ok(()),

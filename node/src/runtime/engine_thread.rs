@@ -1,47 +1,41 @@
 //! The engine's thread: events in, turns out, in the order that keeps the protocol safe.
 
-use super::{ledger::Node, stop_for_safety};
-use crate::{
-    storage::Storage,
-    transport::{Budget, Transport},
+use super::{
+    event::{Event, Events},
+    ledger::Node,
+    safety::{or_stop, stop_for_safety},
+    vitals::Vitals,
 };
+use crate::{storage::Storage, sync::unix_ms, transport::Transport};
 use bytes::Bytes;
 use cretoai_consensus::{
     Message,
     engine::{Engine, Input, Now, Recipient, Turn, Violation, ViolationKind},
 };
-use cretoai_types::{NodeId, Payload, SignedReconfig, encode};
+use cretoai_types::encode;
 use std::{
     io,
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 /// The most events that one turn takes in: more would only delay its votes.
 const MAX_EVENTS: usize = 512;
 
-/// What the engine's thread waits for.
-pub(super) enum Event {
-    Message {
-        from: NodeId,
-        message: Message,
-        _budget: Budget,
-    },
-    Connected(NodeId),
-    Submit(Payload),
-    Reconfigure(Box<SignedReconfig>),
-    /// Another node should lead.
-    Resign,
-    Stop,
-}
+/// And the longest that it takes them in, however much there is to verify.
+const MAX_INTAKE: Duration = Duration::from_millis(10);
+
+/// The longest that the thread waits for an event.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 pub(super) struct EngineThread {
     engine: Engine,
-    events: mpsc::Receiver<Event>,
+    events: Arc<Events>,
     storage: Arc<Storage>,
     transport: Arc<Transport>,
     node: Arc<Node>,
+    vitals: Arc<Vitals>,
     began: Instant,
     #[cfg(feature = "byzantine")]
     attack: Option<Arc<crate::byzantine::Attack>>,
@@ -50,10 +44,11 @@ pub(super) struct EngineThread {
 impl EngineThread {
     pub(super) fn new(
         engine: Engine,
-        events: mpsc::Receiver<Event>,
+        events: Arc<Events>,
         storage: Arc<Storage>,
         transport: Arc<Transport>,
         node: Arc<Node>,
+        vitals: Arc<Vitals>,
     ) -> Self {
         Self {
             engine,
@@ -61,6 +56,7 @@ impl EngineThread {
             storage,
             transport,
             node,
+            vitals,
             began: Instant::now(),
             #[cfg(feature = "byzantine")]
             attack: None,
@@ -75,31 +71,22 @@ impl EngineThread {
 
     pub(super) fn spawn(self) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("creto-engine".into()).spawn(move || {
-            // A panic in the engine must not leave a node that looks alive.
-            let run = std::panic::AssertUnwindSafe(|| self.run());
-            if std::panic::catch_unwind(run).is_err() {
-                stop_for_safety("the engine panicked");
-            }
+            or_stop("creto-engine", || self.run());
         })
     }
 
     fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            at: self.began.elapsed(),
-            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
-        }
+        Now { at: self.began.elapsed(), wall_ms: unix_ms() }
     }
 
     fn run(mut self) {
         let mut wake = Duration::ZERO;
         loop {
-            let wait = wake.saturating_sub(self.began.elapsed());
-            let first = match self.events.recv_timeout(wait) {
-                Ok(event) => Some(event),
-                Err(mpsc::RecvTimeoutError::Timeout) => None,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            };
+            // A thread that waits is alive, and shows it.
+            self.vitals.turned();
+            let wait = wake.saturating_sub(self.began.elapsed()).min(SIGN_OF_LIFE);
+            let first = self.events.wait(wait);
+            let turn_began = Instant::now();
             let now = self.now();
             let mut taken = 0;
             let mut stopping = false;
@@ -107,13 +94,17 @@ impl EngineThread {
             while let Some(event) = next {
                 stopping |= !self.take_in(now, event);
                 taken += 1;
-                next = if taken < MAX_EVENTS { self.events.try_recv().ok() } else { None };
+                let more = taken < MAX_EVENTS && turn_began.elapsed() < MAX_INTAKE;
+                next = if more { self.events.take() } else { None };
             }
             let turn = self.engine.end_turn(self.now());
             wake = turn.wake;
             self.carry_out(&turn);
+            if taken > 0 {
+                self.node.took(turn_began.elapsed(), self.events.len());
+            }
             if stopping {
-                return;
+                return self.events.close();
             }
         }
     }
@@ -142,10 +133,12 @@ impl EngineThread {
         if let Some(reason) = &turn.diverged {
             stop_for_safety(reason);
         }
-        if !turn.writes.is_empty()
-            && let Err(error) = self.storage.write(turn)
-        {
-            stop_for_safety(&error.to_string());
+        if !turn.writes.is_empty() {
+            self.vitals.writes(true);
+            if let Err(error) = self.storage.write(turn) {
+                stop_for_safety(&error.to_string());
+            }
+            self.vitals.writes(false);
         }
         for (to, message) in &turn.sends {
             #[cfg(feature = "byzantine")]
@@ -168,8 +161,12 @@ impl EngineThread {
                 "an epoch begins"
             );
             self.transport.set_members(&validators.members);
+            self.node.opened(&validators.members);
         }
         for Violation { node, kind } in &turn.violations {
+            if *kind == ViolationKind::InvalidSignature && self.transport.strike(*node) {
+                self.events.forget(*node);
+            }
             let kind = match kind {
                 ViolationKind::Equivocation => "equivocation",
                 ViolationKind::InvalidSignature => "invalid_signature",

@@ -3,8 +3,11 @@
 use super::{
     Later,
     birth::Store,
-    engine_thread::Event,
-    status::{Identity, Snapshot, unix_ms},
+    event::{Event, Events},
+    safety::stop_for_safety,
+    serve::Requests,
+    status::{Identity, Snapshot},
+    vitals::{Vitals, Watch},
 };
 use crate::{
     config::Config,
@@ -12,6 +15,7 @@ use crate::{
     handle::{Ledger, Lookup, Place, SubmitError, SubmitTicket},
     metrics::Metrics,
     storage::{Receipted, StorageError},
+    sync::{lock, unix_ms},
     transport::Transport,
 };
 use cretoai_consensus::{
@@ -23,12 +27,12 @@ use cretoai_control::{
     keys::{MlDsa87, SecretKey},
 };
 use cretoai_types::{
-    ChainState, Epoch, Genesis, Hash, NodeId, Outcome, Payload, PublicKey, Ready, Sequence,
+    ChainState, Epoch, Genesis, Hash, Member, NodeId, Outcome, Payload, PublicKey, Ready, Sequence,
     SignedReconfig, Validators,
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -42,8 +46,23 @@ const MAX_PENDING: usize = 65_536;
 /// How many clients may wait for one payload.
 const MAX_WAITING: usize = 64;
 
+/// How long a node that stops waits for the payloads that it took in.
+const LAST_PAYLOADS: Duration = Duration::from_secs(1);
+
+/// What the end of all threads may take. After that the process ends as a crash does.
+const STOP_LIMIT: Duration = Duration::from_secs(4);
+
 /// How long a leader that stops waits for another one to lead.
 const RESIGN_LIMIT: Duration = Duration::from_secs(1);
+
+/// What runs beside tokio, to be joined before the process ends: a thread that works on the
+/// database while the process exits crashes it.
+pub(super) struct Threads {
+    pub(super) engine: JoinHandle<()>,
+    pub(super) serving: JoinHandle<()>,
+    pub(super) requests: Arc<Requests>,
+    pub(super) watch: Watch,
+}
 
 /// A running node.
 pub struct Node {
@@ -53,8 +72,9 @@ pub struct Node {
     metrics: Arc<Metrics>,
     max_pending_vertices: usize,
     transport: Arc<Transport>,
-    events: mpsc::Sender<Event>,
-    thread: Later<Mutex<Option<JoinHandle<()>>>>,
+    events: Arc<Events>,
+    vitals: Arc<Vitals>,
+    threads: Later<Mutex<Option<Threads>>>,
     pending: Mutex<Pending>,
     snapshot: Mutex<Snapshot>,
 }
@@ -79,10 +99,6 @@ impl Pending {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Node {
     #[allow(clippy::too_many_arguments, reason = "the parts of a node, each once")]
     pub(super) fn new(
@@ -92,15 +108,16 @@ impl Node {
         store: Arc<Store>,
         metrics: Arc<Metrics>,
         transport: Arc<Transport>,
-        events: mpsc::Sender<Event>,
+        events: Arc<Events>,
         engine: &Engine,
         recent: Vec<(Sequence, Hash)>,
+        vitals: Arc<Vitals>,
     ) -> Arc<Self> {
         let key = key.public_key().clone();
         let mut snapshot = Snapshot::of(engine, &key);
         snapshot.recent = recent.into();
         metrics.show_reputation(
-            snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)),
+            snapshot.member_records.iter().map(|record| (record.id, record.reputation)),
         );
         Arc::new(Self {
             identity: Identity { name: config.node.id.clone(), key, chain_id: genesis.chain_id() },
@@ -111,31 +128,64 @@ impl Node {
                 .unwrap_or(usize::MAX),
             transport,
             events,
-            thread: Later::new(),
+            vitals,
+            threads: Later::new(),
             pending: Mutex::default(),
             snapshot: Mutex::new(snapshot),
         })
     }
 
-    pub(super) fn runs_on(&self, thread: JoinHandle<()>) {
-        self.thread.get_or_init(|| Mutex::new(Some(thread)));
+    pub(super) fn runs_on(&self, threads: Threads) {
+        self.threads.get_or_init(|| Mutex::new(Some(threads)));
     }
 
-    /// Hands the leadership over, stops the engine after the turn that it is in, then closes the
-    /// transport.
-    pub(super) async fn stop(&self) {
+    /// Is ready no more and serves on for a while, until nobody sends clients here. Then it takes
+    /// nothing in, waits a moment for what is pending, and tells the clients of the rest.
+    pub(super) async fn leave(&self, grace: Duration) {
+        self.vitals.leave();
+        tokio::time::sleep(grace).await;
+        self.vitals.close();
         self.resign().await;
-        if self.events.send(Event::Stop).is_err() {
+        let pending = || lock(&self.pending).payloads.len();
+        let ordered = async {
+            while pending() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(LAST_PAYLOADS, ordered).await.is_err() {
+            tracing::warn!(payloads = pending(), "payloads are not final yet as this node stops");
+        }
+        for waiting in lock(&self.pending).payloads.values_mut() {
+            // Dropping the senders tells the clients.
+            waiting.clients.clear();
+        }
+    }
+
+    /// Stops the engine after the turn that it is in, closes the transport, and waits until no
+    /// thread works on the database.
+    pub(super) async fn stop(&self) {
+        self.vitals.close();
+        if !self.events.push(Event::Stop) {
             tracing::debug!("the engine has stopped already");
         }
-        let thread = self.thread.get().and_then(|thread| lock(thread).take());
-        if let Some(thread) = thread {
-            let joined = tokio::task::spawn_blocking(move || thread.join());
-            if tokio::time::timeout(Duration::from_secs(3), joined).await.is_err() {
-                tracing::warn!("the engine's last turn takes more than 3 s");
-            }
-        }
+        let threads = self.threads.get().and_then(|threads| lock(threads).take());
+        let Some(Threads { engine, serving, requests, mut watch }) = threads else { return };
+        let joined = tokio::task::spawn_blocking(move || engine.join().is_ok());
         self.transport.shutdown().await;
+        requests.close();
+        let rest = tokio::task::spawn_blocking(move || {
+            watch.stop();
+            serving.join().is_ok()
+        });
+        let all = async { (joined.await, rest.await) };
+        match tokio::time::timeout(STOP_LIMIT, all).await {
+            Ok((Ok(true), Ok(true))) => {}
+            Ok(_) => tracing::error!("a thread of the node had panicked"),
+            Err(_) => stop_for_safety(&format!(
+                "the last work on the database takes more than {} s; what is durable is kept",
+                STOP_LIMIT.as_secs()
+            )),
+        }
     }
 
     /// If this node leads others, waits a moment until one of them does: nobody has to wait for a
@@ -145,7 +195,7 @@ impl Node {
             let snapshot = lock(&self.snapshot);
             snapshot.validators.members.len() > 1 && snapshot.own == Some(snapshot.leader)
         };
-        if !leads() || self.events.send(Event::Resign).is_err() {
+        if !leads() || !self.events.push(Event::Resign) {
             return;
         }
         let handed_over = async {
@@ -163,6 +213,17 @@ impl Node {
     }
 
     // ---- what the engine's thread reports
+
+    /// A turn with events took so long, and so many more wait.
+    pub(super) fn took(&self, time: Duration, waiting: usize) {
+        self.metrics.turn.observe(time.as_secs_f64());
+        self.metrics.event_queue_length.set(waiting as i64);
+    }
+
+    /// A new epoch began.
+    pub(super) fn opened(&self, members: &[Member]) {
+        self.metrics.show_members(members);
+    }
 
     pub(super) fn count_violation(&self, node: NodeId, kind: &'static str) {
         self.metrics.violation(node, kind);
@@ -210,12 +271,16 @@ impl Node {
             snapshot.measured(seconds * 1000.0);
         }
         self.metrics.quorum_participating.set(snapshot.participating() as i64);
+        self.metrics.quorum_voters.set(snapshot.voters() as i64);
+        self.metrics.quorum_required.set(snapshot.validators.quorum().q as i64);
+        let ready = self.vitals.ailment().is_none() && snapshot.hindrance(&self.identity).is_none();
+        self.metrics.ready.set(i64::from(ready));
         if let Some(offset) = snapshot.watch_clock() {
-            self.metrics.clock_offset_milliseconds.set(offset);
+            self.metrics.clock_offset.set(offset as f64 / 1000.0);
         }
         if judged {
             self.metrics.show_reputation(
-                snapshot.standings.iter().map(|standing| (standing.id, standing.reputation)),
+                snapshot.member_records.iter().map(|record| (record.id, record.reputation)),
             );
         }
         drop(snapshot);
@@ -300,6 +365,14 @@ impl Node {
 
 impl Ledger for Node {
     fn submit(&self, payload: Payload) -> Result<SubmitTicket, SubmitError> {
+        if self.vitals.is_closed() {
+            return Err(SubmitError::NotReady(
+                "this node is stopping; send the payload to another one".to_owned(),
+            ));
+        }
+        if let Some(shortage) = self.vitals.shortage() {
+            return Err(SubmitError::NoSpace(shortage));
+        }
         let id = payload.id(self.identity.chain_id);
         let bytes = payload.encoded_len();
         let snapshot = lock(&self.snapshot);
@@ -332,7 +405,7 @@ impl Ledger for Node {
         pending
             .payloads
             .insert(id, Waiting { since: Instant::now(), bytes, clients: vec![sender] });
-        if self.events.send(Event::Submit(payload)).is_err() {
+        if !self.events.push(Event::Submit(payload)) {
             pending.remove(&id);
             return Err(SubmitError::NotReady(
                 "the node is shutting down; send the payload to another one".to_owned(),
@@ -419,9 +492,10 @@ impl Ledger for Node {
                 state.epoch, state.sequence
             ));
         }
-        self.events
-            .send(Event::Reconfigure(Box::new(order)))
-            .map_err(|_| "the node is shutting down; send it to another one".to_owned())
+        if !self.events.push(Event::Reconfigure(Box::new(order))) {
+            return Err("the node is shutting down; send it to another one".to_owned());
+        }
+        Ok(())
     }
 
     fn knows(&self) -> Result<(Epoch, Ready), String> {
@@ -439,7 +513,15 @@ impl Ledger for Node {
         let connected = self.transport.connected();
         // Sorting and printing are not for the engine's thread to wait for.
         let snapshot = lock(&self.snapshot).clone();
-        snapshot.status(&self.identity, &connected)
+        let mut status = snapshot.status(&self.identity, &connected);
+        if let Some(ailment) = self.vitals.ailment() {
+            (status.ready, status.waiting_for) = (false, ailment);
+        }
+        status
+    }
+
+    fn death(&self) -> Option<String> {
+        self.vitals.death()
     }
 
     fn newest_time_ms(&self) -> u64 {

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `creto-engine` | takes events, runs the engine's turns, writes, then sends and answers |
 //! | `creto-serve` | answers peers' fetches from the store, within a rate |
+//! | `creto-watch`, `creto-disk` | see whether the engine turns and how much space is left |
+//! | `creto-log` | writes the log |
 //! | tokio | transport and HTTP; decodes frames |
 //!
 //! The rule of the engine is kept in one place, [`engine_thread`]: a turn's writes are durable
@@ -12,9 +14,13 @@
 
 mod birth;
 mod engine_thread;
+mod event;
+mod fair;
 mod ledger;
+mod safety;
 mod serve;
 mod status;
+mod vitals;
 
 use crate::{
     config::Config,
@@ -31,9 +37,16 @@ use cretoai_consensus::{
 };
 use cretoai_control::keys::{MlDsa87, SecretKey};
 use cretoai_types::{SignedGenesis, decode};
-use engine_thread::{EngineThread, Event};
-use ledger::Node;
-use std::sync::{Arc, OnceLock, mpsc};
+use engine_thread::EngineThread;
+use event::{Event, Events};
+use ledger::{Node, Threads};
+use safety::stop_for_safety;
+use serve::Requests;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use vitals::{Vitals, Watch};
 
 /// The runtime of a real node.
 pub struct Creto;
@@ -82,10 +95,13 @@ impl Runtime for Creto {
             metrics.evidence(counted.offence.accused, counted.offence.kind.label());
         }
 
-        let (events, receiver) = mpsc::channel();
-        let (requests, answered) = mpsc::sync_channel(serve::MAX_WAITING);
+        metrics.show_members(&validators.members);
+
+        let events = Arc::new(Events::default());
+        let requests = Arc::new(Requests::default());
         let inbound = {
-            let (events, metrics) = (events.clone(), Arc::clone(&metrics));
+            let (events, requests) = (Arc::clone(&events), Arc::clone(&requests));
+            let metrics = Arc::clone(&metrics);
             move |inbound| dispatch(inbound, &events, &requests, &metrics)
         };
         let peers = config.network.bootstrap_peers.clone();
@@ -103,10 +119,12 @@ impl Runtime for Creto {
         }
         #[cfg(feature = "byzantine")]
         let attack = attack(key, genesis.chain_id())?;
-        serve::spawn(
-            answered,
+        let vitals = Arc::new(Vitals::new(config.storage.reserve_mb << 20));
+        let serving = serve::spawn(
+            Arc::clone(&requests),
             Arc::clone(&storage),
             Arc::downgrade(&transport),
+            Arc::clone(&vitals),
             #[cfg(feature = "byzantine")]
             attack.clone(),
             #[cfg(feature = "byzantine")]
@@ -125,6 +143,9 @@ impl Runtime for Creto {
             recovered,
         );
         let recent = storage.recent_chain_hashes(engine.executed(), status::RECENT)?;
+        let watch = Watch::start(&vitals, Arc::clone(&storage), &metrics, |reason| {
+            stop_for_safety(reason);
+        })?;
         let node = Node::new(
             config,
             key,
@@ -132,15 +153,21 @@ impl Runtime for Creto {
             store,
             metrics,
             Arc::clone(&transport),
-            events,
+            Arc::clone(&events),
             &engine,
             recent,
+            Arc::clone(&vitals),
         );
-        let thread = EngineThread::new(engine, receiver, storage, transport, Arc::clone(&node));
+        let thread =
+            EngineThread::new(engine, events, storage, transport, Arc::clone(&node), vitals);
         #[cfg(feature = "byzantine")]
         let thread = thread.attacking(attack);
-        node.runs_on(thread.spawn()?);
+        node.runs_on(Threads { engine: thread.spawn()?, serving, requests, watch });
         Ok(node)
+    }
+
+    async fn leave(node: Arc<Node>, grace: Duration) {
+        node.leave(grace).await;
     }
 
     async fn stop(node: Arc<Node>) {
@@ -164,12 +191,7 @@ fn attack(
 }
 
 /// Takes what comes from the network to whom it concerns. Runs on the reader of one peer's stream.
-fn dispatch(
-    inbound: Inbound,
-    events: &mpsc::Sender<Event>,
-    requests: &mpsc::SyncSender<serve::Request>,
-    metrics: &Metrics,
-) {
+fn dispatch(inbound: Inbound, events: &Events, requests: &Requests, metrics: &Metrics) {
     let event = match inbound {
         Inbound::Connected(peer) => Event::Connected(peer),
         Inbound::Disconnected(_) => return,
@@ -179,9 +201,8 @@ fn dispatch(
                 | Message::FetchLane { .. }
                 | Message::FetchBranch { .. }),
             ) => {
-                // A full queue drops the request: the laggard asks somebody else after a while.
-                if requests.try_send(serve::Request { from, message }).is_err() {
-                    tracing::debug!(peer = from.0, "dropped a fetch: too many wait");
+                if let Err(reason) = requests.push(from, message) {
+                    metrics.dropped_fetches.with_label_values(&[reason]).inc();
                 }
                 return;
             }
@@ -195,16 +216,9 @@ fn dispatch(
             }
         },
     };
-    if events.send(event).is_err() {
+    if !events.push(event) {
         tracing::debug!("the engine has stopped");
     }
-}
-
-/// Ends the process because going on would be unsafe: what was promised might be forgotten, or the
-/// chain has diverged. Restarting begins from what is durable.
-fn stop_for_safety(reason: &str) -> ! {
-    tracing::error!(reason, "stopping for safety");
-    std::process::exit(70)
 }
 
 /// A value that is set once, after the thing that it belongs to exists.

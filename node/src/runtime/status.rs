@@ -1,6 +1,6 @@
 //! What a node says of itself.
 
-use crate::http::front::VERSION;
+use crate::{sync::unix_ms, version::VERSION};
 use cretoai_consensus::{
     Status,
     engine::{self, Engine, Sizes},
@@ -12,7 +12,7 @@ use cretoai_types::{Epoch, Hash, NodeId, PublicKey, Quorum, Sequence, Validators
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 /// How many of the newest records' chain hashes a status carries.
@@ -27,6 +27,9 @@ const CLOCK_ALARM_MS: u64 = 500;
 
 /// And from here on it is good again.
 const CLOCK_GOOD_MS: u64 = 400;
+
+/// A clock this far off makes what clients submit here early or expired.
+const CLOCK_UNUSABLE_MS: u64 = 5_000;
 
 /// How far behind the others a ready node may be.
 const CAUGHT_UP: u64 = 64;
@@ -45,6 +48,8 @@ pub(super) struct Identity {
 #[derive(Clone, Copy)]
 struct Heard {
     executed: Sequence,
+    /// Whether it may sign: a stale or checking member decides nothing.
+    signs: bool,
     at: Instant,
     /// This node's clock less the member's, when it was heard.
     clock_offset_ms: i64,
@@ -52,7 +57,7 @@ struct Heard {
 
 /// A member's conduct, as the chain knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct MemberRecord {
     pub(super) id: NodeId,
     pub(super) reputation: u32,
     pub(super) banned: bool,
@@ -73,7 +78,7 @@ pub(super) struct Snapshot {
     pub(super) chain_hash: Hash,
     pub(super) time_ms: u64,
     pub(super) stable: Sequence,
-    pub(super) standings: Vec<Standing>,
+    pub(super) member_records: Vec<MemberRecord>,
     pub(super) recent: VecDeque<(Sequence, Hash)>,
     pub(super) sizes: Sizes,
     peers: BTreeMap<NodeId, Heard>,
@@ -82,12 +87,16 @@ pub(super) struct Snapshot {
 }
 
 /// The conduct of every member after the newest decision.
-fn standings(engine: &Engine) -> Vec<Standing> {
+fn member_records(engine: &Engine) -> Vec<MemberRecord> {
     let (state, validators) = (engine.state(), engine.validators());
     let banned: Vec<NodeId> = state.banned(validators).collect();
     validators
         .ids()
-        .map(|id| Standing { id, reputation: state.reputation(id), banned: banned.contains(&id) })
+        .map(|id| MemberRecord {
+            id,
+            reputation: state.reputation(id),
+            banned: banned.contains(&id),
+        })
         .collect()
 }
 
@@ -105,7 +114,7 @@ impl Snapshot {
             chain_hash: engine.chain_hash(),
             time_ms: engine.time_ms(),
             stable: engine.stable(),
-            standings: standings(engine),
+            member_records: member_records(engine),
             recent: VecDeque::new(),
             sizes: engine.sizes(),
             peers: BTreeMap::new(),
@@ -119,9 +128,9 @@ impl Snapshot {
     pub(super) fn take(&mut self, engine: &Engine, key: &PublicKey) -> bool {
         let mut judged = false;
         if self.sequence != engine.executed() || self.validators.epoch != engine.epoch() {
-            let standings = standings(engine);
-            judged = standings != self.standings;
-            self.standings = standings;
+            let member_records = member_records(engine);
+            judged = member_records != self.member_records;
+            self.member_records = member_records;
         }
         if self.validators.epoch != engine.epoch() {
             self.validators = Arc::clone(engine.validators());
@@ -174,7 +183,12 @@ impl Snapshot {
             let clock_offset_ms = signed(unix_ms()).saturating_sub(signed(status.clock_ms));
             self.peers.insert(
                 from,
-                Heard { executed: status.executed, at: Instant::now(), clock_offset_ms },
+                Heard {
+                    executed: status.executed,
+                    signs: status.signs,
+                    at: Instant::now(),
+                    clock_offset_ms,
+                },
             );
         }
     }
@@ -224,6 +238,27 @@ impl Snapshot {
         heard + usize::from(self.own.is_some())
     }
 
+    fn is_banned(&self, id: NodeId) -> bool {
+        self.member_records.iter().any(|record| record.id == id && record.banned)
+    }
+
+    /// Whether a member counts towards a decision: heard lately, able to sign, not banned.
+    fn votes(&self, id: NodeId) -> bool {
+        let able = if Some(id) == self.own {
+            matches!(self.role, engine::Role::Validator)
+        } else {
+            self.peers
+                .get(&id)
+                .is_some_and(|heard| heard.signs && millis(&heard.at) <= HEARD_WITHIN_MS)
+        };
+        able && !self.is_banned(id)
+    }
+
+    /// How many members count towards a decision.
+    pub(super) fn voters(&self) -> usize {
+        self.validators.ids().filter(|id| self.votes(*id)).count()
+    }
+
     /// Why the node is not ready, or nothing.
     pub(super) fn hindrance(&self, node: &Identity) -> Option<String> {
         let Quorum { n, q, w, .. } = self.validators.quorum();
@@ -249,10 +284,24 @@ impl Snapshot {
             }
             engine::Role::Checking | engine::Role::Validator => {}
         }
-        let participating = self.participating();
-        if participating < q {
+        if self.own.is_some_and(|own| self.is_banned(own)) {
             return Some(format!(
-                "hears {participating} of {n} validators and needs {q} for a decision; missing: {}",
+                "validator {} is banned by evidence in the chain, and nobody counts its votes or its vertices; replace it by one \
+                 with a new key",
+                node.name
+            ));
+        }
+        let off_ms = self.clock_offset_ms().unwrap_or(0);
+        if off_ms.unsigned_abs() > CLOCK_UNUSABLE_MS {
+            return Some(format!(
+                "this machine's clock is {off_ms} ms off the other validators' clocks, and at most {CLOCK_UNUSABLE_MS} ms are \
+                 usable: payloads would count as early or expired; set it by NTP"
+            ));
+        }
+        let voters = self.voters();
+        if voters < q && n > 1 {
+            return Some(format!(
+                "{voters} of {n} validators can vote and a decision needs {q}; {}",
                 self.missing()
             ));
         }
@@ -263,27 +312,30 @@ impl Snapshot {
         (behind > CAUGHT_UP).then(|| format!("catching up: {behind} decisions behind the others"))
     }
 
+    /// Who does not vote, and why.
     fn missing(&self) -> String {
-        let heard = |id: NodeId| {
-            self.peers.get(&id).is_some_and(|heard| millis(&heard.at) <= HEARD_WITHIN_MS)
-        };
-        let silent = self
-            .validators
-            .members
-            .iter()
-            .filter(|member| Some(member.id) != self.own && !heard(member.id));
-        silent.map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
+        let others = self.validators.members.iter().filter(|member| Some(member.id) != self.own);
+        let missing = others.filter(|member| !self.votes(member.id)).map(|member| {
+            let heard = self.peers.get(&member.id);
+            let why = match heard.filter(|heard| millis(&heard.at) <= HEARD_WITHIN_MS) {
+                None => "silent",
+                Some(_) if self.is_banned(member.id) => "banned",
+                Some(_) => "stale, or still checking what it signed",
+            };
+            format!("{} is {why}", member.name)
+        });
+        missing.collect::<Vec<_>>().join(", ")
     }
 
     fn members(&self) -> Vec<MemberStatus> {
-        let members = self.validators.members.iter().zip(&self.standings);
+        let members = self.validators.members.iter().zip(&self.member_records);
         members
-            .map(|(member, standing)| MemberStatus {
+            .map(|(member, record)| MemberStatus {
                 name: member.name.clone(),
                 node_id: member.id.0,
                 key_fingerprint: member.key.fingerprint().to_string(),
-                reputation: standing.reputation,
-                banned: standing.banned,
+                reputation: record.reputation,
+                banned: record.banned,
             })
             .collect()
     }
@@ -354,11 +406,99 @@ fn millis(since: &Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// This machine's clock. Before 1970 it is 0.
-pub(super) fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| u64::try_from(since.as_millis()).ok())
-        .unwrap_or(0)
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use cretoai_control::keys::SecretKey;
+    use cretoai_types::{FULL_REPUTATION, FaultModel, Member, Parameters};
+
+    fn key(n: u8) -> PublicKey {
+        SecretKey::from_seed(&[n; 32]).unwrap().public_key().clone()
+    }
+
+    fn member(id: u32) -> Member {
+        Member { id: NodeId(id), name: format!("node-{id}"), key: key(id as u8), since: Epoch(0) }
+    }
+
+    /// Node 0 of four, all of which are heard and may sign.
+    fn setting() -> (Snapshot, Identity) {
+        let validators = Validators {
+            epoch: Epoch(0),
+            members: (0..4).map(member).collect(),
+            next_id: NodeId(4),
+            admin_key: key(9),
+            fault_model: FaultModel::Byzantine,
+            parameters: Parameters::default(),
+            first: 0,
+        };
+        let record = |id| MemberRecord { id, reputation: FULL_REPUTATION, banned: false };
+        let mut snapshot = Snapshot {
+            own: Some(NodeId(0)),
+            role: engine::Role::Validator,
+            view: View(0),
+            active: true,
+            want: View(0),
+            leader: NodeId(0),
+            sequence: Sequence(5),
+            chain_hash: Hash::ZERO,
+            time_ms: 0,
+            stable: Sequence(0),
+            member_records: (0..4).map(NodeId).map(record).collect(),
+            recent: VecDeque::new(),
+            sizes: Sizes::default(),
+            peers: BTreeMap::new(),
+            clock_is_off: false,
+            finality_ms: VecDeque::new(),
+            validators: Arc::new(validators),
+        };
+        for id in 1..4 {
+            says(&mut snapshot, id, true, unix_ms());
+        }
+        (snapshot, Identity { name: "node-0".into(), key: key(0), chain_id: Hash::ZERO })
+    }
+
+    fn says(snapshot: &mut Snapshot, id: u32, signs: bool, clock_ms: u64) {
+        let status = Status {
+            epoch: Epoch(0),
+            view: View(0),
+            active: true,
+            want: View(0),
+            signs,
+            executed: Sequence(5),
+            chain_hash: Hash::ZERO,
+            stable: Sequence(0),
+            voted: None,
+            acknowledged: vec![],
+            clock_ms,
+        };
+        snapshot.heard(NodeId(id), &status);
+    }
+
+    #[test]
+    fn only_members_that_can_vote_make_a_quorum() {
+        let (mut snapshot, identity) = setting();
+        assert_eq!((snapshot.voters(), snapshot.hindrance(&identity)), (4, None));
+        says(&mut snapshot, 1, false, unix_ms());
+        assert_eq!((snapshot.voters(), snapshot.hindrance(&identity)), (3, None));
+        snapshot.member_records[2].banned = true;
+        let told = snapshot.hindrance(&identity).unwrap();
+        assert!(told.contains("2 of 4 validators can vote and a decision needs 3"), "{told}");
+        assert!(told.contains("node-1 is stale") && told.contains("node-2 is banned"), "{told}");
+        assert_eq!(snapshot.participating(), 4, "all of them are heard");
+    }
+
+    #[test]
+    fn a_banned_node_and_one_whose_clock_is_far_off_are_not_ready() {
+        let (mut snapshot, identity) = setting();
+        for id in 1..4 {
+            says(&mut snapshot, id, true, unix_ms() - CLOCK_UNUSABLE_MS - 1_000);
+        }
+        let told = snapshot.hindrance(&identity).unwrap();
+        assert!(told.contains("clock") && told.contains("NTP"), "{told}");
+        let (mut snapshot, identity) = setting();
+        snapshot.member_records[0].banned = true;
+        assert!(snapshot.hindrance(&identity).unwrap().contains("is banned"));
+    }
 }

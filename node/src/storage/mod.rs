@@ -17,6 +17,7 @@
 
 mod evidence;
 mod fetch;
+mod files;
 mod proofs;
 mod receipt;
 mod recover;
@@ -30,13 +31,14 @@ use cretoai_types::{
     Vertex, decode, encode,
 };
 pub use evidence::Counted;
-use proofs::Range;
+use proofs::{Range, Sweep};
 pub use receipt::Receipted;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    IteratorMode, Options, WriteBatch, WriteOptions,
 };
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -98,6 +100,14 @@ pub struct Location {
 /// What goes wrong with a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
+    /// The folder cannot be looked through.
+    #[error("the store at {path}: {source}")]
+    Folder {
+        /// The database.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
     /// RocksDB refused.
     #[error("RocksDB at {path}: {source}")]
     RocksDb {
@@ -108,7 +118,8 @@ pub enum StorageError {
     },
     /// Something that is in the store cannot be read, or is missing.
     #[error(
-        "the store at {path} is damaged: {what}. Move the volume aside and let the node start with an empty one"
+        "the store at {path} is damaged: {what}. Leave the volume as it is and never give this key an empty or older one: \
+         put the undamaged files back, or replace this validator by one with a new key (docs/operations.md, damaged volume)"
     )]
     Damaged {
         /// The database.
@@ -145,6 +156,25 @@ pub enum StorageError {
 /// The format of rows and of the objects in them. Another one is refused by its number.
 pub const FORMAT: u32 = 2;
 
+impl StorageError {
+    /// What RocksDB said, damage told from all else.
+    fn of(path: &Path, source: rocksdb::Error) -> Self {
+        let path = path.to_owned();
+        let missing_family = source.kind() == rocksdb::ErrorKind::InvalidArgument
+            && source.as_ref().contains("olumn famil");
+        if source.kind() == rocksdb::ErrorKind::Corruption || missing_family {
+            return Self::Damaged { path, what: source.into_string() };
+        }
+        Self::RocksDb { path, source }
+    }
+
+    /// Whether what is on the disk cannot be what was written.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
+}
+
 /// How long a start waits for another process to give the database up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -169,21 +199,31 @@ pub struct Storage {
     metrics: Arc<Metrics>,
     /// The records since the newest kept proof; nothing until they are counted.
     range: Mutex<Option<Range>>,
+    sweep: Mutex<Sweep>,
 }
 
 impl Storage {
-    /// Opens the database, or makes it.
+    /// Opens the database. In a folder without any file of a database it makes one; over the rests
+    /// of one it makes nothing.
     ///
     /// # Errors
-    /// When RocksDB cannot open it: another process holds it, no permission, or damage.
+    /// When RocksDB cannot open it: another process holds it, no permission, or damage. Damage
+    /// that is found before the database is opened leaves every file as it is.
     pub fn open(
         path: &Path,
         options: StorageOptions,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StorageError> {
+        let found = files::look(path)?;
         let mut db_options = Options::default();
-        db_options.create_if_missing(true);
-        db_options.create_missing_column_families(true);
+        db_options.create_if_missing(found == files::Found::Nothing);
+        db_options.create_missing_column_families(found.is_new());
+        db_options.set_paranoid_checks(true);
+        // A log that is shorter than what was synced, or gone, stops the start.
+        db_options.set_track_and_verify_wals_in_manifest(true);
+        // Only the record that a crash cut off may be missing at the end of a log: damage before
+        // it stops the start, where the default would drop everything behind it in silence.
+        db_options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         db_options.set_db_write_buffer_size(options.write_buffer_bytes);
         db_options.set_max_total_wal_size(options.write_buffer_bytes as u64);
         db_options.set_max_open_files(512);
@@ -217,10 +257,16 @@ impl Storage {
                 {
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                Err(source) => return Err(StorageError::RocksDb { path: path.to_owned(), source }),
+                Err(source) => return Err(StorageError::of(path, source)),
             }
         };
-        let storage = Self { db, path: path.to_owned(), metrics, range: Mutex::new(None) };
+        let storage = Self {
+            db,
+            path: path.to_owned(),
+            metrics,
+            range: Mutex::new(None),
+            sweep: Mutex::default(),
+        };
         storage.check_format()?;
         Ok(storage)
     }
@@ -239,7 +285,7 @@ impl Storage {
     }
 
     fn failed(&self, source: rocksdb::Error) -> StorageError {
-        StorageError::RocksDb { path: self.path.clone(), source }
+        StorageError::of(&self.path, source)
     }
 
     fn unreadable(&self, error: &DecodeError) -> StorageError {
@@ -274,6 +320,7 @@ impl Storage {
     /// When the write fails. The node must then stop: it would vote on what it may forget.
     pub fn write(&self, turn: &Turn) -> Result<(), StorageError> {
         let mut batch = WriteBatch::default();
+        let mut decided = HashSet::new();
         for write in &turn.writes {
             match write {
                 Write::Vertex(vertex) => self.put_vertex(&mut batch, vertex)?,
@@ -299,7 +346,9 @@ impl Storage {
                 Write::Proof(sequence, proof) => {
                     self.put_late_proof(&mut batch, *sequence, proof)?
                 }
-                Write::Execution(execution) => self.put_execution(&mut batch, turn, execution)?,
+                Write::Execution(execution) => {
+                    self.put_execution(&mut batch, &mut decided, turn, execution)?
+                }
                 Write::Epoch { certificate, validators, state } => {
                     self.put_epoch(&mut batch, certificate, validators, state)?
                 }
@@ -329,6 +378,7 @@ impl Storage {
         self.put(batch, VERTICES, &id.0, &encode(vertex.vertex()))?;
         for parent in header.parents() {
             self.put(batch, EDGES, &[parent.0, id.0].concat(), &[])?;
+            self.metrics.edges_stored.inc();
         }
         let metadata = VertexMetadata {
             author: header.author,
@@ -351,9 +401,13 @@ impl Storage {
         )
     }
 
+    /// `decided` are the payloads that got a final outcome in this batch already: the database
+    /// does not know of them yet, and outcomes must not depend on how many decisions one turn
+    /// executes.
     fn put_execution(
         &self,
         batch: &mut WriteBatch,
+        decided: &mut HashSet<Hash>,
         turn: &Turn,
         execution: &Execution,
     ) -> Result<(), StorageError> {
@@ -372,14 +426,17 @@ impl Storage {
                 let location =
                     Location { sequence, index, vertex: vertex.id(), position, outcome: *outcome };
                 // Only an execution may take the place of what is known already.
-                let known = || {
-                    self.location(&id)
-                        .map(|known| known.is_some_and(|known| known.outcome.is_final()))
+                let takes_place = match outcome {
+                    Outcome::Executed => true,
+                    Outcome::Duplicate { .. } => false,
+                    _ if decided.contains(&id) => false,
+                    _ => !self.location(&id)?.is_some_and(|known| known.outcome.is_final()),
                 };
-                if matches!(outcome, Outcome::Executed)
-                    || (!matches!(outcome, Outcome::Duplicate { .. }) && !known()?)
-                {
+                if takes_place {
                     self.put(batch, PAYLOADS, &id.0, &encode(&location))?;
+                    if outcome.is_final() {
+                        decided.insert(id);
+                    }
                 }
                 index += 1;
             }
@@ -463,6 +520,48 @@ impl Storage {
             ));
         }
         Ok(ids)
+    }
+}
+
+/// What RocksDB says of its files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of all tables.
+    pub tables: u64,
+    /// Bytes that compactions have still to rewrite, by RocksDB's estimate.
+    pub pending_compaction: u64,
+    /// Compactions that run.
+    pub running_compactions: u64,
+}
+
+impl Storage {
+    /// How large the database is, for the metrics; zero where RocksDB does not say.
+    pub fn sizes(&self) -> Sizes {
+        let of = |name: &str| {
+            let families = FAMILIES.iter().filter_map(|family| self.family(family).ok());
+            let values =
+                families.map(|family| self.db.property_int_value_cf(&family, name).ok().flatten());
+            values.flatten().sum()
+        };
+        Sizes {
+            tables: of("rocksdb.total-sst-files-size"),
+            pending_compaction: of("rocksdb.estimate-pending-compaction-bytes"),
+            running_compactions: self
+                .db
+                .property_int_value("rocksdb.num-running-compactions")
+                .ok()
+                .flatten()
+                .unwrap_or(0),
+        }
+    }
+
+    /// Bytes that the file system of the database has left for this process.
+    ///
+    /// # Errors
+    /// What the system answered.
+    pub fn free_bytes(&self) -> std::io::Result<u64> {
+        let of = rustix::fs::statvfs(&self.path)?;
+        Ok(of.f_bavail.saturating_mul(of.f_frsize))
     }
 }
 

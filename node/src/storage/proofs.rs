@@ -13,13 +13,13 @@
 //! within a frame, so that every range can be served for ever.
 
 use super::{CONSENSUS, Finalized, Storage, StorageError, votes::STABLE};
+use crate::sync::lock;
 use cretoai_consensus::{
     MAX_RECORDS,
     engine::{Execution, Turn, Write},
 };
 use cretoai_types::{CheckpointCertificate, Epoch, MAX_FRAME, Parameters, Proof, Sequence, encode};
 use rocksdb::WriteBatch;
-use std::sync::PoisonError;
 
 /// Records between two kept proofs take at most about so many bytes: a frame's worth, less the
 /// largest record and certificate.
@@ -36,6 +36,29 @@ pub(super) struct Range {
     proven: bool,
     /// What the records between take.
     bytes: usize,
+}
+
+/// From where on commit certificates may be left that a stable checkpoint covers. Deletions of
+/// ranges do not overlap: RocksDB sorts all that one memory table holds for every read after it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweep {
+    from: Sequence,
+}
+
+impl Sweep {
+    /// A certificate is written.
+    fn written(&mut self, sequence: Sequence) {
+        self.from = self.from.min(sequence);
+    }
+
+    /// What a stable checkpoint at `stable` covers and nothing deleted yet.
+    fn next(&mut self, stable: Sequence) -> Option<std::ops::Range<Sequence>> {
+        let range = self.from..stable.next();
+        (range.start < range.end).then(|| {
+            self.from = range.end;
+            range
+        })
+    }
 }
 
 fn recent(sequence: Sequence) -> Vec<u8> {
@@ -115,14 +138,17 @@ impl Storage {
         let state = &certificate.state;
         self.put(batch, CONSENSUS, STABLE, &encode(certificate))?;
         let family = self.family(CONSENSUS)?;
-        batch.delete_range_cf(&family, recent(Sequence(0)), recent(state.sequence.next()));
+        let covered = lock(&self.sweep).next(state.sequence);
+        if let Some(covered) = covered {
+            batch.delete_range_cf(&family, recent(covered.start), recent(covered.end));
+        }
         // What a pause made is kept as the stable one only: later checkpoints prove its records
         // too.
         let interval = self.parameters(state.epoch)?.checkpoint_interval.max(1);
         if state.sequence.0.is_multiple_of(interval) || state.successor.is_some() {
             batch.delete_cf(&family, kept(state.sequence));
             self.put(batch, CONSENSUS, &checkpoint(state.sequence), &encode(certificate))?;
-            let mut range = self.range.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut range = lock(&self.range);
             if let Some(range) = range.as_mut().filter(|range| range.kept < state.sequence) {
                 (range.kept, range.bytes) = (state.sequence, 0);
             }
@@ -159,7 +185,7 @@ impl Storage {
             Some(proof) => self.place_proof(batch, &mut range, sequence, proof)?,
         }
         range.last = sequence;
-        *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
+        *lock(&self.range) = Some(range);
         Ok(())
     }
 
@@ -172,7 +198,7 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let mut range = self.range_up_to(sequence)?;
         self.place_proof(batch, &mut range, sequence, proof)?;
-        *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
+        *lock(&self.range) = Some(range);
         Ok(())
     }
 
@@ -197,6 +223,7 @@ impl Storage {
                     (range.kept, range.bytes) = (sequence, 0);
                 } else {
                     self.put(batch, CONSENSUS, &recent(sequence), &encode(certificate))?;
+                    lock(&self.sweep).written(sequence);
                 }
             }
         }
@@ -234,7 +261,7 @@ impl Storage {
     /// The records up to `last` since the newest kept proof. Counted along, and after a start read
     /// once.
     fn range_up_to(&self, last: Sequence) -> Result<Range, StorageError> {
-        let known = *self.range.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *lock(&self.range);
         if let Some(range) = known.filter(|range| range.last == last) {
             return Ok(range);
         }
@@ -258,5 +285,25 @@ impl Storage {
         }
         range.kept = Sequence(oldest);
         Ok(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn deletions_of_certificates_never_overlap_and_forget_none() {
+        let mut sweep = Sweep::default();
+        assert_eq!(sweep.next(Sequence(64)), Some(Sequence(0)..Sequence(65)));
+        assert_eq!(sweep.next(Sequence(64)), None);
+        sweep.written(Sequence(70));
+        assert_eq!(sweep.next(Sequence(128)), Some(Sequence(65)..Sequence(129)));
+        // A node that catches up writes below its stable checkpoint.
+        sweep.written(Sequence(100));
+        assert_eq!(sweep.next(Sequence(192)), Some(Sequence(100)..Sequence(193)));
+        assert_eq!(sweep.next(Sequence(256)), Some(Sequence(193)..Sequence(257)));
     }
 }

@@ -11,11 +11,13 @@ use super::{
 use crate::metrics::Port;
 use cretoai_control::tls::refusal_of_alert;
 use quinn::{Connection, ConnectionError, Incoming};
-use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
+use tokio::task::JoinSet;
 
 /// Handshakes in progress: each costs a signature and two verifications before it is known who
 /// asks.
@@ -23,10 +25,69 @@ const MAX_HANDSHAKES: usize = 64;
 /// From here on, whoever asks must first show that packets reach the address that it claims (RFC
 /// 9000, 8.1.2).
 const VALIDATE_FROM: usize = 16;
+/// Handshakes in progress of one address, so that one stranger cannot take all places.
+const MAX_OF_ADDRESS: usize = 16;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 
+/// Places for handshakes, and who has them.
+struct Places {
+    all: usize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Places {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { all: MAX_HANDSHAKES, by_address: Mutex::default() })
+    }
+
+    fn taken(&self) -> usize {
+        lock(&self.by_address).values().sum()
+    }
+
+    /// A place, if there is one for this address.
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = network_of(address);
+        let mut places = lock(&self.by_address);
+        if places.values().sum::<usize>() >= self.all {
+            return None;
+        }
+        let own = places.entry(address).or_default();
+        if *own >= MAX_OF_ADDRESS {
+            return None;
+        }
+        *own += 1;
+        Some(Place { places: Arc::clone(self), address })
+    }
+}
+
+/// What one caller has for itself: an IPv4 address, or the 64 bits of an IPv6 network.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// A place, given back when dropped.
+struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = lock(&self.places.by_address);
+        if let Some(own) = places.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                places.remove(&self.address);
+            }
+        }
+    }
+}
+
 pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let places = Places::new();
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -35,8 +96,7 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
             () = shared.closed() => break,
         };
         let Some(incoming) = incoming else { break };
-        let in_progress = MAX_HANDSHAKES - handshakes.available_permits();
-        if in_progress >= VALIDATE_FROM
+        if places.taken() >= VALIDATE_FROM
             && !incoming.remote_address_validated()
             && incoming.may_retry()
         {
@@ -45,11 +105,11 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
             }
             continue;
         }
-        match handshakes.clone().try_acquire_owned() {
-            Ok(permit) => {
-                connections.spawn(serve(shared.clone(), endpoint.clone(), incoming, permit));
+        match places.take(incoming.remote_address().ip()) {
+            Some(place) => {
+                connections.spawn(serve(shared.clone(), endpoint.clone(), incoming, place));
             }
-            Err(_) => {
+            None => {
                 shared.metrics.refused(Port::Quic, "busy");
                 incoming.refuse();
             }
@@ -58,17 +118,12 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
     // Dropping the set ends the readers; the endpoint closes the connections.
 }
 
-async fn serve(
-    shared: Arc<Shared>,
-    endpoint: quinn::Endpoint,
-    incoming: Incoming,
-    permit: OwnedSemaphorePermit,
-) {
+async fn serve(shared: Arc<Shared>, endpoint: quinn::Endpoint, incoming: Incoming, place: Place) {
     let address = incoming.remote_address();
     let handshake = async { incoming.accept()?.await };
     let refused = match tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
         Ok(Ok(connection)) => {
-            drop(permit);
+            drop(place);
             return receive(&shared, &endpoint, connection).await;
         }
         Ok(Err(error)) => refusal_of(&error),
@@ -100,6 +155,10 @@ fn refusal_of(error: &ConnectionError) -> &'static str {
 
 async fn receive(shared: &Arc<Shared>, endpoint: &quinn::Endpoint, connection: Connection) {
     let peer = match who(shared, &connection) {
+        Who::Peer(peer) if peer.is_shut_out() => {
+            connection.close(CLOSE_VIOLATION, b"signatures that do not verify");
+            return shared.metrics.refused(Port::Quic, "shut_out");
+        }
         Who::Peer(peer) => peer,
         Who::Myself => return connection.close(CLOSE_SUPERFLUOUS, b"this is myself"),
         Who::Stranger => {
@@ -153,5 +212,29 @@ impl Drop for Registration<'_> {
         lock(&self.peer.accepted)
             .take_if(|current| current.stable_id() == self.connection.stable_id());
         self.shared.metrics.quic_connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_all_places() {
+        let places = Places::new();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut held: Vec<Place> =
+            (0..100).filter_map(|_| places.take(address("10.0.0.1"))).collect();
+        assert_eq!(held.len(), MAX_OF_ADDRESS);
+        assert!(places.take(address("::ffff:10.0.0.1")).is_none(), "the same one");
+        held.extend((0..100).filter_map(|n| places.take(address(&format!("fd00::{n:x}")))));
+        assert_eq!(held.len(), 2 * MAX_OF_ADDRESS, "one network");
+        held.extend(places.take(address("10.0.0.2")));
+        assert_eq!(places.taken(), 2 * MAX_OF_ADDRESS + 1);
+        held.clear();
+        assert!(places.take(address("10.0.0.1")).is_some());
+        assert_eq!(places.taken(), 0);
     }
 }

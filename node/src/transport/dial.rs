@@ -167,7 +167,7 @@ pub(super) async fn answer_guest(shared: &Arc<Shared>, peer: &Arc<Peer>, connect
     let outgoing = Arc::new(Outgoing::default());
     *lock(&peer.outgoing) = Some(Arc::clone(&outgoing));
     let _slot = Slot { peer, outgoing: &outgoing };
-    let ended = write(shared, &outgoing, bulk, Class::Bulk).await;
+    let ended = write(shared, peer.id, &outgoing, bulk, Class::Bulk).await;
     tracing::debug!(peer = peer.name, %ended, "a guest is gone");
 }
 
@@ -260,16 +260,16 @@ async fn serve(
     let [vote, data, bulk] = streams;
     let remote = connection.remote_address();
     let reason = tokio::select! {
-        error = write(shared, &outgoing, vote, Class::Vote) => error.to_string(),
-        error = write(shared, &outgoing, data, Class::Data) => error.to_string(),
-        error = write(shared, &outgoing, bulk, Class::Bulk) => error.to_string(),
+        error = write(shared, peer.id, &outgoing, vote, Class::Vote) => error.to_string(),
+        error = write(shared, peer.id, &outgoing, data, Class::Data) => error.to_string(),
+        error = write(shared, peer.id, &outgoing, bulk, Class::Bulk) => error.to_string(),
         error = connection.closed() => error.to_string(),
         // To the other end this node may be a guest, which is answered here.
         _ = read::streams(shared, &peer, &connection, &[Class::Bulk], None) => "an answer broke off".to_owned(),
         () = peer.left() => "its standing changed".to_owned(),
         () = deserted(&peer, &connection) => "it came back, and not to this connection".to_owned(),
         () = moved(address, local, remote) => "its address leads elsewhere now".to_owned(),
-        () = measure(shared, &connection, &peer.name) => String::new(),
+        () = measure(shared, &connection, peer.id) => String::new(),
     };
     let reason = connection.close_reason().map_or(reason, |closed| closed.to_string());
     connection.close(CLOSE_SUPERFLUOUS, b"closed");
@@ -313,6 +313,7 @@ async fn open_streams(connection: &Connection) -> Result<[SendStream; 3], String
 /// Frames from the queue to the stream, each behind its length, until the connection breaks.
 async fn write(
     shared: &Shared,
+    to: NodeId,
     outgoing: &Outgoing,
     mut stream: SendStream,
     class: Class,
@@ -333,14 +334,14 @@ async fn write(
             return error;
         }
         sent.inc_by(bytes);
+        shared.metrics.sent_to(to, bytes);
     }
 }
 
 /// Never ends: the round-trip time as a metric.
-async fn measure(shared: &Shared, connection: &Connection, name: &str) {
-    let gauge = shared.metrics.quic_rtt_microseconds.with_label_values(&[name]);
+async fn measure(shared: &Shared, connection: &Connection, member: NodeId) {
     loop {
-        gauge.set(i64::try_from(connection.rtt().as_micros()).unwrap_or(i64::MAX));
+        shared.metrics.round_trip(member, connection.rtt());
         tokio::time::sleep(RTT_EVERY).await;
     }
 }

@@ -24,7 +24,11 @@ mod queue;
 mod quic;
 mod read;
 
-use crate::{metrics::Metrics, peer_address::PeerAddress};
+use crate::{
+    metrics::{Metrics, Port},
+    peer_address::PeerAddress,
+    sync::lock,
+};
 use bytes::Bytes;
 use cretoai_consensus::Urgency;
 use cretoai_control::{keys::SecretKey, tls::TlsError};
@@ -34,7 +38,7 @@ use peers::{Peer, Peers};
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
@@ -135,6 +139,14 @@ pub enum Inbound {
 #[derive(Debug)]
 pub struct Budget(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
+impl Budget {
+    /// A budget of these permits.
+    #[must_use]
+    pub const fn of(permits: OwnedSemaphorePermit) -> Self {
+        Self(permits)
+    }
+}
+
 /// Why the transport could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -184,12 +196,6 @@ impl Shared {
         // An error means that the sender is gone, which is as closed as can be.
         if closing.wait_for(|closing| *closing).await.is_err() {}
     }
-}
-
-/// A panic elsewhere does not make this data inconsistent: every critical section is one
-/// assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Transport {
@@ -265,6 +271,20 @@ impl Transport {
         for peer in self.shared.peers.members() {
             self.send(peer.id, class, frame.clone());
         }
+    }
+
+    /// A signature that came from this peer did not verify. After too many of them its channel is
+    /// closed and it stays out for a while, which this says.
+    pub fn strike(&self, from: NodeId) -> bool {
+        let Some(peer) = self.shared.peers.get(from).filter(|peer| peer.strike()) else {
+            return false;
+        };
+        if let Some(connection) = lock(&peer.accepted).take() {
+            connection.close(quic::CLOSE_VIOLATION, b"signatures that do not verify");
+        }
+        self.shared.metrics.refused(Port::Quic, "bad_signatures");
+        tracing::warn!(peer = peer.name, "shut out a peer: its signatures do not verify");
+        true
     }
 
     /// Every other member, and whether there are connections in both directions.

@@ -5,6 +5,7 @@ use cretoai_types::{Member, NodeId, PublicKey};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -22,6 +23,43 @@ pub const fn is_guest(id: NodeId) -> bool {
     id.0 >= FIRST_GUEST
 }
 
+/// Signatures that do not verify, within [`STRIKES_WITHIN`], after which a channel is closed. Honest
+/// nodes send none: what they pass on they have verified.
+const MAX_STRIKES: u32 = 32;
+const STRIKES_WITHIN: Duration = Duration::from_secs(10);
+/// For how long a peer stays shut out the first time; each time doubles it.
+const FIRST_SHUT_OUT: Duration = Duration::from_secs(10);
+const LONGEST_SHUT_OUT: Duration = Duration::from_secs(300);
+
+/// What a peer's channel was found to carry.
+#[derive(Default)]
+struct Strikes {
+    count: u32,
+    since: Option<Instant>,
+    shut_out: Option<(Instant, Duration)>,
+}
+
+impl Strikes {
+    /// A signature did not verify. Says whether the channel is to be closed.
+    fn strike(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.duration_since(since) > STRIKES_WITHIN) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        if self.count < MAX_STRIKES {
+            return false;
+        }
+        let last = self.shut_out.map(|(_, length)| length * 2);
+        let length = last.unwrap_or(FIRST_SHUT_OUT).min(LONGEST_SHUT_OUT);
+        (self.since, self.count, self.shut_out) = (None, 0, Some((now, length)));
+        true
+    }
+
+    fn is_shut_out(&self, now: Instant) -> bool {
+        self.shut_out.is_some_and(|(at, length)| now.duration_since(at) < length)
+    }
+}
+
 /// Another node.
 pub(super) struct Peer {
     pub(super) id: NodeId,
@@ -34,6 +72,7 @@ pub(super) struct Peer {
     /// It has just connected to us.
     pub(super) arrived: Notify,
     pub(super) budgets: [Arc<Semaphore>; 3],
+    strikes: Mutex<Strikes>,
     /// Turns true when its standing changes: its connections end, and it may come back as what it
     /// is then.
     left: watch::Sender<bool>,
@@ -49,12 +88,23 @@ impl Peer {
             accepted: Mutex::new(None),
             arrived: Notify::new(),
             budgets: Class::ALL.map(|class| Arc::new(Semaphore::new(class.budget_kib()))),
+            strikes: Mutex::default(),
             left: watch::Sender::new(false),
         })
     }
 
     pub(super) fn is_guest(&self) -> bool {
         is_guest(self.id)
+    }
+
+    /// A signature on its channel did not verify. Says whether the channel is to be closed.
+    pub(super) fn strike(&self) -> bool {
+        lock(&self.strikes).strike(Instant::now())
+    }
+
+    /// Whether it may not connect for a while.
+    pub(super) fn is_shut_out(&self) -> bool {
+        lock(&self.strikes).is_shut_out(Instant::now())
     }
 
     /// Resolves when its standing changes.
@@ -191,5 +241,30 @@ impl Known {
 
     fn admits(&self, key: &PublicKey) -> bool {
         self.members.values().any(|member| member.key == *key) || self.admitted.contains(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn many_bad_signatures_shut_a_peer_out_for_longer_each_time_and_few_never() {
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let mut rare = Strikes::default();
+        assert!((0..200).all(|n| !rare.strike(after(n))), "one a second is no flood");
+        let mut flood = Strikes::default();
+        let closed = |flood: &mut Strikes, at| (0..MAX_STRIKES).any(|_| flood.strike(at));
+        assert!(closed(&mut flood, began));
+        assert!(flood.is_shut_out(after(9)) && !flood.is_shut_out(after(10)));
+        assert!(closed(&mut flood, after(10)));
+        assert!(flood.is_shut_out(after(29)) && !flood.is_shut_out(after(30)));
+        for n in 1..20 {
+            assert!(closed(&mut flood, after(1_000 * n)));
+        }
+        assert!(flood.is_shut_out(after(19_299)) && !flood.is_shut_out(after(19_300)));
     }
 }

@@ -13,7 +13,8 @@ struct Limit {
 
 const fn limit(class: Class) -> Limit {
     match class {
-        // Votes are small, and an old one is worth little: Status asks again for what matters.
+        // Votes are small. An old one is worth little, so the oldest makes room: Status asks again
+        // for what matters.
         Class::Vote => Limit { frames: 256, bytes: 16 << 20 },
         Class::Data | Class::Bulk => Limit { frames: 16_384, bytes: 16 << 20 },
     }
@@ -50,19 +51,29 @@ impl Outgoing {
         }
     }
 
-    /// Whether the frame was taken.
+    /// Queues a frame. Says whether nothing was lost: among votes the oldest goes where there is no
+    /// room, among all else the new frame.
     pub(super) fn push(&self, class: Class, frame: Bytes) -> bool {
         let limit = limit(class);
         let queue = self.queue(class);
         let mut waiting = lock(&queue.waiting);
-        if waiting.frames.len() >= limit.frames || waiting.bytes + frame.len() > limit.bytes {
+        let full = |waiting: &Waiting| {
+            waiting.frames.len() >= limit.frames || waiting.bytes + frame.len() > limit.bytes
+        };
+        let lost = full(&waiting);
+        if lost && class != Class::Vote {
             return false;
+        }
+        while full(&waiting)
+            && let Some(oldest) = waiting.frames.pop_front()
+        {
+            waiting.bytes -= oldest.len();
         }
         waiting.bytes += frame.len();
         waiting.frames.push_back(frame);
         drop(waiting);
         queue.filled.notify_one();
-        true
+        !lost
     }
 
     /// The next frames, at least one, oldest first. For one caller per class.
@@ -91,7 +102,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn frames_leave_in_order_and_a_full_queue_takes_no_more() {
+    async fn frames_leave_in_order_and_the_oldest_votes_make_room_for_new_ones() {
         let outgoing = Outgoing::default();
         for n in 0_u16..300 {
             assert_eq!(
@@ -105,7 +116,7 @@ mod tests {
             taken.extend(outgoing.take(Class::Vote).await);
         }
         let expected: Vec<Bytes> =
-            (0_u16..256).map(|n| Bytes::copy_from_slice(&n.to_be_bytes())).collect();
+            (44_u16..300).map(|n| Bytes::copy_from_slice(&n.to_be_bytes())).collect();
         assert_eq!(taken, expected);
         assert!(outgoing.push(Class::Vote, Bytes::from_static(b"room again")));
     }

@@ -12,6 +12,7 @@ use quinn::{
     congestion::CubicConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::{crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256, quic::Suite};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
@@ -41,6 +42,8 @@ const IDLE_TIMEOUT_MS: u32 = 3_000;
 /// Only the first retransmission of a handshake depends on it: a member that has just started is
 /// found soon.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// RFC 9000.
+const QUIC_V1: u32 = 1;
 const SOCKET_BUFFER: usize = 8 << 20;
 
 /// Binds the socket and makes an endpoint that both listens and dials.
@@ -71,11 +74,23 @@ pub(super) fn endpoint(
     // peers at once that their connections are gone (RFC 9000, 10.3), instead of leaving them to
     // time out.
     let reset = blake3::derive_key("creto quic stateless reset v1", key.seed());
-    let config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset)));
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset)));
+    // Only for a connection id that it knows for its own does an endpoint send a reset: ids of the
+    // time before a crash must be known, too.
+    let ids = connection_ids(key);
+    config
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)))
+        .supported_versions(vec![QUIC_V1]);
     let mut endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
         .map_err(|source| TransportError::Bind { address: listen, source })?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
+}
+
+/// What the connection ids of the node with this key are recognised by, now and after a restart.
+fn connection_ids(key: &SecretKey) -> u64 {
+    let derived = blake3::derive_key("creto quic connection ids v1", key.seed());
+    derived.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
 fn transport_config() -> TransportConfig {
@@ -119,4 +134,34 @@ fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
     }
     socket.bind(&listen.into())?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use cretoai_types::PublicKey;
+    use quinn_proto::ConnectionIdGenerator;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn connections_of_the_time_before_a_crash_are_reset() {
+        let key = SecretKey::from_seed(&[5; 32]).unwrap();
+        let started =
+            endpoint("127.0.0.1:0".parse().unwrap(), &key, Arc::new(|_: &PublicKey| true)).unwrap();
+        // A packet of a connection that an earlier process of this node had: a short header, one of
+        // its connection ids, and what looks like ciphertext.
+        let id = HashedConnectionIdGenerator::from_key(connection_ids(&key)).generate_cid();
+        let packet = [&[0x40][..], &id[..], &[7; 200][..]].concat();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let to = started.local_addr().unwrap();
+        let answered = (0..50).find_map(|_| {
+            peer.send_to(&packet, to).unwrap();
+            let mut answer = [0; 1500];
+            peer.recv(&mut answer).ok()
+        });
+        let length = answered.expect("no reset within 10 s");
+        assert!((21..packet.len()).contains(&length), "{length} bytes");
+    }
 }

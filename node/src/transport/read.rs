@@ -107,7 +107,7 @@ async fn frames(
         if stream.read_exact(&mut frame).await.is_err() {
             return Read::Closed(Violation::Ended);
         }
-        shared.metrics.received_bytes.inc_by(length as u64);
+        shared.metrics.received_from(from, length as u64);
         (shared.inbound)(Inbound::Frame { from, frame: frame.freeze(), budget: Budget(permit) });
     }
 }

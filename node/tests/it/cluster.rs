@@ -30,19 +30,19 @@ use tokio::{
 };
 
 const NODES: usize = 4;
-const CLUSTER: &str = "a-cluster";
+pub(crate) const CLUSTER: &str = "a-cluster";
 
 #[derive(Clone, Copy)]
-struct Addresses {
-    control: SocketAddr,
-    clients: SocketAddr,
-    metrics: SocketAddr,
-    quic: SocketAddr,
+pub(crate) struct Addresses {
+    pub(crate) control: SocketAddr,
+    pub(crate) clients: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) quic: SocketAddr,
 }
 
 /// Ports below the range that the system hands out to clients, so that nobody takes one while a
 /// node is away.
-fn addresses(nodes: usize) -> Vec<Addresses> {
+pub(crate) fn addresses(nodes: usize) -> Vec<Addresses> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let free = || loop {
         let next = std::process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +76,7 @@ fn start(n: usize, volume: &Path, all: &[Addresses], admin: &SecretKey) -> Runni
 }
 
 /// The node.toml of a node that knows where these others are.
-fn node_toml(n: usize, own: Addresses, volume: &Path, all: &[Addresses]) -> String {
+pub(crate) fn node_toml(n: usize, own: Addresses, volume: &Path, all: &[Addresses]) -> String {
     let peers: Vec<String> =
         all.iter().map(|a| format!("'/ip4/127.0.0.1/udp/{}/quic'", a.quic.port())).collect();
     format!(
@@ -106,7 +106,7 @@ fn start_at(
         admin: Some(admin.public_key().fingerprint()),
         token_path: None,
     };
-    let options = Options { api_listen: own.clients, identification };
+    let options = Options { api_listen: own.clients, identification, stop_grace: Duration::ZERO };
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move {
         drop(stopped.await);
@@ -122,7 +122,7 @@ fn start_at(
     Running { stop, ended }
 }
 
-async fn http(to: SocketAddr, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
+pub(crate) async fn http(to: SocketAddr, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(to).await.unwrap();
     let head = format!(
         "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
@@ -137,7 +137,7 @@ async fn http(to: SocketAddr, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
     (status, answer.split_off(split + 4))
 }
 
-async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = attempt().await {
@@ -181,7 +181,7 @@ async fn agreed(client: &ControlClient, all: &[Addresses], keys: &[PublicKey]) -
 }
 
 /// Attests all, signs the genesis, hands it in.
-async fn birth(
+pub(crate) async fn birth(
     client: &ControlClient,
     all: &[Addresses],
     admin: &SecretKey,

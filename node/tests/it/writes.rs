@@ -13,10 +13,10 @@ use cretoai_node::{
 use cretoai_types::{
     Ballot, Certificate, ChainState, CheckedVertex, Checkpoint, CheckpointCertificate,
     CheckpointState, Domain, Epoch, FaultModel, Genesis, GenesisMember, Hash, MAX_FRAME, NewView,
-    NodeId, Parameters, Phase, Prepared, Proof, Proposal, Record, Sequence, Signature,
-    SignedGenesis, Tip, Validators, View, ViewChange, ViewChangeHead, Vote, encode,
+    NodeId, Outcome, Parameters, Payload, Phase, Prepared, Proof, Proposal, Record, Sequence,
+    Signature, SignedGenesis, Tip, Validators, View, ViewChange, ViewChangeHead, Vote, encode,
 };
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 struct Disk {
     folder: tempfile::TempDir,
@@ -474,4 +474,147 @@ fn an_epoch_begins_with_nothing_of_the_old_one() {
         None,
         "sequence 3 is not of epoch 1"
     );
+}
+
+/// A vertex with this payload alone.
+fn carrying(disk: &Disk, author: u8, payload: &Payload) -> Arc<CheckedVertex> {
+    Arc::new(CheckedVertex::seal(
+        &disk.domain(),
+        &key(author),
+        NodeId(author.into()),
+        Tip::default(),
+        vec![],
+        1_001,
+        vec![payload.clone()],
+        vec![],
+    ))
+}
+
+/// Decisions that order the same payload, one after the other.
+fn ordering(disk: &mut Disk, payload: &Payload, outcomes: &[Outcome]) -> Vec<Write> {
+    (0..)
+        .zip(outcomes)
+        .map(|(author, outcome)| {
+            let vertices = vec![(carrying(disk, author, payload), vec![*outcome])];
+            let execution = Arc::unwrap_or_clone(disk.execution(true, 1));
+            Write::Execution(Arc::new(Execution { vertices, ..execution }))
+        })
+        .collect()
+}
+
+#[test]
+fn outcomes_do_not_depend_on_how_many_decisions_a_turn_executes() {
+    use Outcome::{Crowded, Duplicate, Early, Executed, Expired};
+    let duplicate = Duplicate { executed_at: Sequence(1) };
+    for outcomes in [
+        vec![Executed, Expired],
+        vec![Executed, Expired, Early],
+        vec![Expired, Expired],
+        vec![Expired, Executed, Expired],
+        vec![Crowded, Early, Executed, duplicate, Expired],
+        vec![Crowded, Expired, Early],
+    ] {
+        let payload =
+            Payload { key: [3; 16], valid_until_ms: 9_000, topic: None, data: b"once".to_vec() };
+        let (mut live, mut late) = (Disk::new(), Disk::new());
+        for write in ordering(&mut live, &payload, &outcomes) {
+            live.write(vec![write]);
+        }
+        let turn = ordering(&mut late, &payload, &outcomes);
+        late.write(turn);
+        let id = payload.id(live.genesis.chain_id());
+        let [live, late] = [live, late].map(|disk| disk.storage.location(&id).unwrap().unwrap());
+        assert_eq!((live.sequence, live.outcome), (late.sequence, late.outcome), "{outcomes:?}");
+    }
+}
+
+/// Every file of a folder with its bytes.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let data = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with("LO"));
+    data.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+}
+
+/// A store with tables and a log, closed.
+fn closed() -> tempfile::TempDir {
+    let mut disk = Disk::new();
+    for _ in 0..20 {
+        disk.execute(true, 50);
+    }
+    let mut disk = disk.restart().0;
+    for _ in 0..20 {
+        disk.execute(true, 50);
+    }
+    let Disk { folder, storage, .. } = disk;
+    drop(storage);
+    folder
+}
+
+fn refused(folder: &Path) -> String {
+    let options = StorageOptions { cache_bytes: 8 << 20, write_buffer_bytes: 8 << 20 };
+    let metrics = Arc::new(Metrics::new().unwrap());
+    match Storage::open(folder, options, metrics) {
+        Ok(_) => panic!("a damaged store was opened"),
+        Err(error) => {
+            assert!(error.is_damage(), "{error}");
+            error.to_string()
+        }
+    }
+}
+
+#[test]
+fn nothing_is_created_over_the_rests_of_a_database() {
+    type Damage = (&'static str, fn(&Path));
+    let manifest = |folder: &Path| {
+        folder.join(std::fs::read_to_string(folder.join("CURRENT")).unwrap().trim())
+    };
+    let damages: [Damage; 4] = [
+        ("CURRENT is missing", |folder| {
+            std::fs::remove_file(folder.join("CURRENT")).unwrap();
+        }),
+        ("CURRENT names no MANIFEST", |folder| {
+            std::fs::write(folder.join("CURRENT"), "").unwrap();
+        }),
+        ("is missing", |_| {}),
+        ("ends within a record", |_| {}),
+    ];
+    for (at, (said, damage)) in damages.into_iter().enumerate() {
+        let folder = closed();
+        damage(folder.path());
+        if at == 2 {
+            std::fs::remove_file(manifest(folder.path())).unwrap();
+        }
+        if at == 3 {
+            let bytes = std::fs::read(manifest(folder.path())).unwrap();
+            std::fs::write(manifest(folder.path()), &bytes[..bytes.len() - 7]).unwrap();
+        }
+        let before = files(folder.path());
+        for _ in 0..3 {
+            let told = refused(folder.path());
+            assert!(told.contains(said) && told.contains("replace this validator"), "{told}");
+            assert_eq!(files(folder.path()), before, "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_a_log_and_a_log_that_is_gone_are_damage() {
+    let log = |folder: &Path| {
+        let logs = files(folder).into_iter().filter(|(name, _)| name.ends_with(".log"));
+        logs.max_by_key(|(_, bytes)| bytes.len()).unwrap()
+    };
+    let folder = closed();
+    let (name, mut bytes) = log(folder.path());
+    assert!(bytes.len() > 10_000, "{name} has {} bytes", bytes.len());
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(folder.path().join(&name), &bytes).unwrap();
+    let told = refused(folder.path());
+    assert!(told.contains("damaged"), "{told}");
+    // Only what a crash cut off at the end is forgiven: it was never durable.
+    let folder = closed();
+    let (name, bytes) = log(folder.path());
+    std::fs::write(folder.path().join(&name), &bytes[..bytes.len() - 20]).unwrap();
+    let storage = open(folder.path());
+    assert_eq!(storage.newest().unwrap().unwrap().record.proposal.sequence, Sequence(39));
 }
