@@ -512,6 +512,15 @@ impl Disk {
         answer
     }
 
+    /// A record with its proof: the least that is an answer.
+    #[must_use]
+    pub fn single_record(&self, sequence: Sequence) -> Option<Message> {
+        let execution = self.visible.executions.get(&sequence)?;
+        let proof = self.visible.proof(sequence)?;
+        let records = vec![execution.record.clone()];
+        Some(Message::Records { epoch: execution.epoch, records, proof })
+    }
+
     fn records(&self, epoch: Epoch, from: Sequence) -> Option<Message> {
         let content = &self.visible;
         if let Some(end) = content.ends.get(&epoch).filter(|end| end.state.sequence < from) {

@@ -21,6 +21,10 @@ use cretoai_types::{
 /// The most seeds for one breakage.
 pub const BUDGET: u64 = 400;
 
+/// What a client waits for an answer at the most while one clock is wrong, microseconds. A leader's
+/// time may be ten seconds behind, and some payloads are valid only from 0.7 s later on.
+const SLOWEST_ANSWER: u64 = 12_000_000;
+
 /// What is broken.
 #[derive(Clone, Copy, Debug)]
 pub enum Breakage {
@@ -117,6 +121,17 @@ impl Breakage {
             Self::Engine(Mutant::WantForever) => return wants_end(seed),
             Self::Engine(Mutant::LeaderGoneIgnored) => return leader_leaves_alone(seed),
             Self::Engine(Mutant::TimeoutConstant) => return slow_network(seed),
+            Self::Engine(Mutant::TimeStandsStill) => return slow_clock(seed),
+            Self::Engine(Mutant::CutUnbounded) => {
+                let strategy = [S::TinyPayloads, S::FeedTopDown][seed as usize % 2];
+                Scenario::led_by_an_attacker(seed, 1_500_000, 80, [strategy])
+            }
+            Self::Engine(Mutant::FetchedByHeight) => {
+                Scenario::led_by_an_attacker(seed, 1_500_000, 80, [S::HeavyForks])
+            }
+            Self::Engine(Mutant::HolderNeverFails) => {
+                Scenario::led_by_an_attacker(seed, 1_500_000, 80, [S::Withhold, S::Trickle])
+            }
             Self::Engine(Mutant::WeakQuorumTooSmall) => {
                 busy(seed, 3, &[], &[Fault::Pause, Fault::Isolate, Fault::SlowDisk], &[])
             }
@@ -312,6 +327,19 @@ fn slow_network(seed: u64) -> Result<(), Broken> {
         World::new(Scenario { weather: Weather::exactly(300_000), ..Scenario::lan(4, seed, 0, 0) });
     world.submit_at(1_000_000, payload(1));
     world.run().map(|_| ())
+}
+
+/// The first leader's clock is a minute slow, for most of its term: what clients submit is final
+/// all the same.
+fn slow_clock(seed: u64) -> Result<(), Broken> {
+    let mut world = World::new(Scenario::lan(4, seed, 45_000_000, 90));
+    world.machines[0].skew_ms = -60_000;
+    let waited = world.run()?.slowest_answer;
+    if waited < SLOWEST_ANSWER {
+        Ok(())
+    } else {
+        Err(format!("answers: a client waited {} ms", waited / 1000))
+    }
 }
 
 /// One node after the other is alone for a while and wants another leader; when all are back,

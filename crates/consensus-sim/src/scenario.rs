@@ -238,6 +238,18 @@ impl Scenario {
         }
     }
 
+    /// A LAN of four whose first leader follows these strategies.
+    #[must_use]
+    pub fn led_by_an_attacker(
+        seed: u64,
+        trouble: u64,
+        payloads: u64,
+        strategies: impl IntoIterator<Item = Strategy>,
+    ) -> Self {
+        let attackers = BTreeMap::from([(NodeId(0), strategies.into_iter().collect())]);
+        Self { attackers, ..Self::lan(4, seed, trouble, payloads) }
+    }
+
     /// How many may be faulty.
     #[must_use]
     pub const fn f(&self) -> usize {

@@ -103,6 +103,10 @@ mod switch {
         TimeoutConstant: "the timeout doubles with each view that fails",
         DataNotHeld: "PREPARE only with all data durable",
         NewViewNotStored: "NEW-VIEW is durable before it is acted on",
+        CutUnbounded: "what one lane adds to a cut is bounded",
+        FetchedByHeight: "a named tip is asked for by its hash",
+        HolderNeverFails: "a holder that did not bring what it was asked for is not asked next",
+        TimeStandsStill: "the time of the chain does not stand still",
     }
 
     thread_local! {

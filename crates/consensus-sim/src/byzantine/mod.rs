@@ -7,9 +7,13 @@
 //! | `votes` | proposals, votes, acknowledgements, status |
 //! | `views` | VIEW-CHANGE, NEW-VIEW, checkpoints, what others signed |
 //! | `data` | vertices, evidence, catch-up |
+//! | `hoard` | what its lane holds, until a cut names it |
+//! | `delay` | nothing: it tells the truth too late, too slowly or to too few |
 //! | `noise` | replays, garbage, floods, other chains and epochs |
 
 mod data;
+mod delay;
+mod hoard;
 mod noise;
 mod views;
 mod votes;
@@ -83,6 +87,25 @@ strategies! {
     Garbage,
     /// Messages of another chain or epoch.
     OtherDomain,
+    /// As leader it names more of its lane than anyone was shown or can fetch, and feeds it to just
+    /// enough members, the newest vertex first.
+    FeedTopDown,
+    /// The same with a second branch, after the first one was shown to all.
+    HeavyForks,
+    /// As leader it names thousands of payloads of one byte.
+    TinyPayloads,
+    /// Shows its lane to some members at a rate at which they never catch up.
+    Trickle,
+    /// Proposes the time of the decision before, for as long as it leads.
+    FreezeTime,
+    /// Proposes as late as it can without being replaced.
+    SlowLeader,
+    /// Streams single records to whoever is behind, unasked.
+    PushRecords,
+    /// Votes for the running decision with signatures that do not verify.
+    FloodInvalid,
+    /// As leader it keeps silent towards two members, and tells one of them that it leaves.
+    Exile,
 }
 
 /// What attackers know together.
@@ -102,6 +125,18 @@ pub struct Situation<'a> {
     pub executed: Sequence,
     /// Its wall clock.
     pub wall_ms: u64,
+    /// Its view.
+    pub view: View,
+    /// The time of the newest decision.
+    pub chain_ms: u64,
+    /// Microseconds since the beginning of the run.
+    pub now: u64,
+}
+
+impl Situation<'_> {
+    fn leader(&self) -> NodeId {
+        self.validators.leader(self.view)
+    }
 }
 
 /// So many messages are remembered for replays.
@@ -128,6 +163,12 @@ pub struct Attacker {
     headers: BTreeMap<(NodeId, Height), SignedHeader>,
     frames: VecDeque<Evidence>,
     votes_seen: VecDeque<Vote>,
+    hoard: Option<hoard::Hoard>,
+    hoards_made: u32,
+    /// The time that it proposes for a sequence of a view.
+    frozen: Option<(View, Sequence, u64)>,
+    /// When the next vertex goes to a member that gets them slowly.
+    trickles: BTreeMap<NodeId, u64>,
 }
 
 impl Attacker {
@@ -154,6 +195,10 @@ impl Attacker {
             headers: BTreeMap::new(),
             frames: VecDeque::new(),
             votes_seen: VecDeque::new(),
+            hoard: None,
+            hoards_made: 0,
+            frozen: None,
+            trickles: BTreeMap::new(),
         }
     }
 
@@ -224,6 +269,19 @@ impl Attacker {
         if self.does(Strategy::Replay) && rng.chance(50) {
             self.remember(&message);
         }
+        let Some(message) = self.exiles(situation, to, message) else { return Vec::new() };
+        let message = match message {
+            Message::PrePrepare { proposal, vote } if self.hoards() => {
+                return self.name_hoard(collusion, situation, to, proposal, vote);
+            }
+            Message::Vertex(vertex) | Message::Fetched(vertex)
+                if self.hoards() && vertex.header.author == self.own =>
+            {
+                return Vec::new();
+            }
+            other => other,
+        };
+        let delayed = self.delay(situation, to, &message);
         let mut messages = match message {
             Message::Vertex(vertex) if vertex.header.author == self.own => {
                 self.vertex(rng, situation, to, &vertex)
@@ -260,10 +318,11 @@ impl Attacker {
             other => vec![other],
         };
         self.add_noise(rng, situation, &mut messages);
+        let Some(delayed) = delayed else { return Vec::new() };
         let late = if self.does(Strategy::Sluggish) && rng.chance(300) {
-            rng.range(1_000, 240_000)
+            delayed.max(rng.range(1_000, 240_000))
         } else {
-            0
+            delayed
         };
         messages.into_iter().map(|message| (late, message)).collect()
     }

@@ -3,7 +3,9 @@
 use super::{Attacker, Situation, Strategy};
 use crate::{crypto::nonsense, rng::Rng};
 use cretoai_consensus::Message;
-use cretoai_types::{Ballot, Epoch, Phase, Sequence, Signer, View, Vote, decode, encode};
+use cretoai_types::{
+    Ballot, Epoch, Phase, Sequence, Signature, Signer, View, Vote, decode, encode,
+};
 
 /// The most messages in one burst.
 const BURST: u64 = 40;
@@ -37,6 +39,9 @@ impl Attacker {
         if self.does(Strategy::Flood) && rng.chance(4) {
             messages.extend(self.flood(rng, situation));
         }
+        if self.does(Strategy::FloodInvalid) && rng.chance(200) {
+            messages.extend(self.invalid_votes(rng, situation));
+        }
     }
 
     /// The same vote in another epoch, or on another chain.
@@ -61,6 +66,23 @@ impl Attacker {
             }
         };
         Some(Message::Vote(Vote { ballot, signature: key.sign(&ballot.signing_message(chain_id)) }))
+    }
+
+    /// Votes for the running decision that do not verify.
+    fn invalid_votes(&self, rng: &mut Rng, situation: &Situation<'_>) -> Vec<Message> {
+        let votes = (0..rng.range(1, BURST)).map(|number| {
+            let phase = if number % 2 == 0 { Phase::Prepare } else { Phase::Commit };
+            let ballot = Ballot {
+                epoch: situation.validators.epoch,
+                phase,
+                view: situation.view,
+                sequence: situation.executed.next(),
+                digest: nonsense(rng.next()),
+                voter: self.own,
+            };
+            Vote { ballot, signature: Signature(Box::new([9; Signature::SIZE])) }
+        });
+        votes.map(Message::Vote).collect()
     }
 
     /// Votes for places that do not exist yet.

@@ -17,7 +17,9 @@ impl Attacker {
     ) -> Vec<Message> {
         let ballot = vote.ballot;
         let mut changed = proposal.clone();
-        if self.freed.contains(&(ballot.view, to)) {
+        if self.does(Strategy::FreezeTime) {
+            self.freeze(situation, &mut changed);
+        } else if self.freed.contains(&(ballot.view, to)) {
             // To whom the view is free: a fresh proposal in place of what was chosen.
             changed.origin_view = ballot.view;
             changed.time_ms += 1;

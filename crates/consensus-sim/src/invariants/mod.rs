@@ -348,6 +348,7 @@ impl Checks {
     /// Each lane goes on from its decided tip to the cut, vertex by vertex, all of this epoch.
     fn lanes_grow(&mut self, execution: &Execution) -> Result<(), Broken> {
         let sequence = execution.record.proposal.sequence;
+        cut_is_bounded(execution)?;
         for (vertex, _) in &execution.vertices {
             let header = vertex.header();
             let Some(tip) = self.tips.get_mut(&header.author) else {
@@ -413,6 +414,27 @@ impl Checks {
         rule!(held, "bounds: node {node} of {members} holds {sizes:?}");
         Ok(())
     }
+}
+
+/// What one lane may add in a single decision: as much as an answer to a fetch brings, and a
+/// bounded amount of work for everyone.
+const MOST_OF_A_LANE: (usize, usize) = (4 << 20, 4_096);
+
+fn cut_is_bounded(execution: &Execution) -> Result<(), Broken> {
+    let sequence = execution.record.proposal.sequence;
+    let mut lanes: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
+    for (vertex, outcomes) in &execution.vertices {
+        let (bytes, payloads) = lanes.entry(vertex.header().author).or_default();
+        *bytes += vertex.weight();
+        *payloads += outcomes.len();
+    }
+    for (author, (bytes, payloads)) in lanes {
+        rule!(
+            bytes <= MOST_OF_A_LANE.0 && payloads <= MOST_OF_A_LANE.1,
+            "cut: lane {author} adds {bytes} bytes and {payloads} payloads at sequence {sequence}"
+        );
+    }
+    Ok(())
 }
 
 /// The two numbers of a record that most checks need.

@@ -94,7 +94,8 @@ impl Ord for Due {
 struct Client {
     payload: Payload,
     id: Hash,
-    submitted: bool,
+    /// When, first.
+    submitted: Option<u64>,
     settled: bool,
 }
 
@@ -122,6 +123,9 @@ pub struct Report {
     pub epochs: u64,
     /// Microseconds from healing to all being final.
     pub recovery: u64,
+    /// The longest that a client waited for what is final, or for the end of its payload's
+    /// validity.
+    pub slowest_answer: u64,
     /// Faults that were injected, by name.
     pub faults: BTreeMap<String, u64>,
 }
@@ -272,7 +276,47 @@ impl World {
         self.report.sequences = self.checks.length().0;
         self.report.views = self.checks.views();
         self.report.epochs = self.checks.epoch().0;
+        if !self.scenario.attackers.is_empty() {
+            self.decide_without_attackers()?;
+        }
         Ok(self.report.clone())
+    }
+
+    /// What attackers did while they could must not outlive them: when they are silent, and again
+    /// when every honest node has lost power since, the honest ones decide.
+    fn decide_without_attackers(&mut self) -> Result<(), Broken> {
+        self.note(|| "attackers fall silent".into());
+        for node in 0..self.machines.len() {
+            if self.scenario.attackers.contains_key(&self.machines[node].own) {
+                self.stop(node, false);
+                self.machines[node].off = true;
+            }
+        }
+        self.decide("with the attackers silent")?;
+        self.note(|| "all honest nodes restart".into());
+        for node in 0..self.machines.len() {
+            if !self.machines[node].off {
+                self.stop(node, true);
+                self.start(node)?;
+            }
+        }
+        self.decide("after a restart of every honest node")
+    }
+
+    /// Submits one payload, which must be final everywhere within [`RECOVERY_TIMEOUTS`].
+    fn decide(&mut self, when: &str) -> Result<(), Broken> {
+        let mut key = [0xD; 16];
+        key[..8].copy_from_slice(&self.rng.next().to_le_bytes());
+        let valid_until_ms = BEGINNING_MS + self.now / 1000 + 30_000;
+        self.submit_at(self.now, Payload { key, valid_until_ms, data: vec![1; 32] });
+        let (before, deadline) = (self.checks.length(), self.now + RECOVERY_TIMEOUTS * T0);
+        while self.checks.length() == before || !self.all_final() {
+            if self.now > deadline {
+                return Err(format!("liveness: {when}: {}", self.what_is_missing()));
+            }
+            self.step()?;
+        }
+        Ok(())
     }
 
     /// Runs until a time.

@@ -47,23 +47,23 @@ impl World {
     /// Has a client submit something from a time on.
     pub fn submit_at(&mut self, at: u64, payload: Payload) {
         let id = payload.id(self.genesis.chain_id());
-        self.clients.push(Client { payload, id, submitted: false, settled: false });
+        self.clients.push(Client { payload, id, submitted: None, settled: false });
         self.schedule(at, Event::Submit(self.clients.len() - 1));
     }
 
     pub(super) fn submit(&mut self, client: usize) -> Result<(), Broken> {
         let Client { payload, settled, submitted, .. } = &self.clients[client];
         // What expired before it took effect never will.
-        if *settled || (*submitted && self.checks.time_ms() > payload.valid_until_ms) {
-            self.clients[client].settled = true;
+        if *settled || (submitted.is_some() && self.checks.time_ms() > payload.valid_until_ms) {
+            self.settle(client);
             return Ok(());
         }
-        if self.now < self.idle_until && !*submitted && !self.calm {
+        if self.now < self.idle_until && submitted.is_none() && !self.calm {
             self.schedule(self.idle_until, Event::Submit(client));
             return Ok(());
         }
         let payload = payload.clone();
-        self.clients[client].submitted = true;
+        self.clients[client].submitted.get_or_insert(self.now);
         let again = self.now + CLIENT_RETRY;
         self.schedule(again, Event::Submit(client));
         let copies = 1 + u64::from(self.rng.chance(150));
@@ -110,8 +110,20 @@ impl World {
             .flat_map(|(v, outcomes)| v.payloads().map(|(id, _)| id).zip(outcomes));
         let answered: HashMap<Hash, Outcome> =
             outcomes.map(|(id, outcome)| (id, *outcome)).collect();
-        for client in self.clients.iter_mut().filter(|c| !c.settled) {
-            client.settled = answered.get(&client.id).is_some_and(|outcome| outcome.is_final());
+        for client in 0..self.clients.len() {
+            if answered.get(&self.clients[client].id).is_some_and(|outcome| outcome.is_final()) {
+                self.settle(client);
+            }
+        }
+    }
+
+    fn settle(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        if !std::mem::replace(&mut client.settled, true)
+            && let Some(submitted) = client.submitted
+        {
+            let waited = self.now.saturating_sub(submitted);
+            self.report.slowest_answer = self.report.slowest_answer.max(waited);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Broken, Event, World};
 use crate::{
-    byzantine::Situation,
+    byzantine::{Situation, Strategy},
     scenario,
     trace::{Entry, kind},
 };
@@ -227,6 +227,9 @@ impl World {
         }
         if let Some(attacker) = &mut self.machines[node].attacker {
             attacker.begin_turn(&mut self.rng);
+            if attacker.does(Strategy::PushRecords) {
+                self.push_records(node)?;
+            }
         }
         for (to, message) in turn.sends.iter().take(count) {
             if honest {
@@ -262,6 +265,20 @@ impl World {
         Ok(())
     }
 
+    /// One record to each honest member that is behind.
+    fn push_records(&mut self, node: usize) -> Result<(), Broken> {
+        for to in 0..self.machines.len() {
+            let behind = self.machines[to].engine.as_ref().filter(|_| to != node);
+            let record = behind
+                .map(|engine| engine.executed().next())
+                .and_then(|next| self.machines[node].disk.single_record(next));
+            if let Some(record) = record {
+                self.send(node, to, record)?;
+            }
+        }
+        Ok(())
+    }
+
     /// To every machine that runs with this id.
     fn send_to(&mut self, from: usize, to: NodeId, message: &Message) -> Result<(), Broken> {
         for index in 0..self.machines.len() {
@@ -290,6 +307,9 @@ impl World {
                     keys: &keys,
                     executed: engine.executed(),
                     wall_ms,
+                    view: engine.view(),
+                    chain_ms: engine.time_ms(),
+                    now: self.now,
                 };
                 attacker.tamper(&mut self.rng, &mut self.collusion, &situation, recipient, message)
             }

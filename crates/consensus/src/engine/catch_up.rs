@@ -8,6 +8,7 @@ use super::{Engine, MAX_ADVANCE, Now, Recipient, ViolationKind, Write};
 use crate::message::{MAX_RECORDS, Message};
 use cretoai_types::{
     CheckedVertex, Epoch, Hash, Height, NodeId, Phase, Proof, Record, Sequence, Tip,
+    mutants::mutant,
 };
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -134,7 +135,9 @@ impl CatchUp {
         }
         lane.asked = None;
         lane.tries = lane.tries.saturating_add(1);
-        lane.failed.insert(peer);
+        if !mutant!(HolderNeverFails) {
+            lane.failed.insert(peer);
+        }
         false
     }
 

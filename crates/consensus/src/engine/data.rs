@@ -335,7 +335,9 @@ impl Engine {
             if self.catch_up.lane_is_asked(position, reached, now.at, self.timing.retry) {
                 continue;
             }
-            let by_hash = needed.filter(|_| forked || self.catch_up.tries(position) > 0);
+            let by_hash = needed
+                .filter(|_| forked || self.catch_up.tries(position) > 0)
+                .filter(|_| !mutant!(FetchedByHeight));
             let (goal, message) = match (by_hash, target) {
                 (Some(tip), _) => {
                     let above = if forked { decided } else { held };

@@ -2,7 +2,7 @@
 //! a proposal or a decision names another one: an honest node obeys what is named, whatever it saw
 //! first, or an author who forks could keep it from voting for ever.
 
-use cretoai_types::{CheckedVertex, Hash, Height, Tip};
+use cretoai_types::{CheckedVertex, Hash, Height, Tip, mutants::rule};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -87,8 +87,8 @@ impl Load {
         }
     }
 
-    const fn fits_a_cut(self) -> bool {
-        self.bytes <= MAX_CUT_BYTES && self.payloads <= MAX_CUT_PAYLOADS
+    fn fits_a_cut(self) -> bool {
+        rule!(CutUnbounded, self.bytes <= MAX_CUT_BYTES && self.payloads <= MAX_CUT_PAYLOADS)
     }
 }
 

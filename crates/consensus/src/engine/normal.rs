@@ -97,6 +97,9 @@ impl Engine {
             .chain([now.wall_ms])
             .collect();
         clocks.sort_unstable_by(|a, b| b.cmp(a));
+        if mutant!(TimeStandsStill) {
+            return self.state.time_ms.max(now.wall_ms);
+        }
         // At least one honest clock is not before the q-th largest, and a quorum's are not far
         // before it: between these bounds a quorum votes, however wrong this node's clock is.
         let of_quorum =
@@ -317,7 +320,11 @@ impl Engine {
         }
         // Against the clock at arrival: what had to wait for its data is not late. The chain's time
         // may not stand still either, or no payload would be valid any more.
-        if is_fresh && proposal.time_ms < proposed.arrived_ms.saturating_sub(MAX_BEHIND_MS) {
+        let stands_still = proposal.time_ms == self.state.time_ms && mutant!(TimeStandsStill);
+        if is_fresh
+            && proposal.time_ms < proposed.arrived_ms.saturating_sub(MAX_BEHIND_MS)
+            && !stands_still
+        {
             return Verdict::Refuse;
         }
         // A clock that was set back does not stop the chain: the previous time is always allowed.
