@@ -1,7 +1,7 @@
 //! `cretoai-sim`: runs the simulator.
 
 use clap::{Parser, Subcommand};
-use cretoai_consensus_sim::{outage, seeds, svg, twins};
+use cretoai_consensus_sim::{invariants::Broken, network::Weather, outage, seeds, svg, twins};
 use std::{path::PathBuf, process::ExitCode};
 
 /// A deterministic simulator of whole CretoAI clusters.
@@ -65,6 +65,15 @@ enum Verb {
         /// The first of them.
         #[arg(long, default_value_t = 0)]
         base: u64,
+    },
+    /// Measures needless view changes, and outages, from a LAN to a wide WAN.
+    Bars {
+        /// How many seeds of each.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+        /// Minutes without a fault.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
     },
     /// Measures how long nothing is decided when the leader is killed.
     Outage {
@@ -133,6 +142,13 @@ fn main() -> ExitCode {
                 closing_line(0, 1)
             }
         },
+        Verb::Bars { seeds, minutes } => match bars(seeds, minutes) {
+            Ok(()) => closing_line(1, 0),
+            Err(broken) => {
+                println!("{broken}");
+                closing_line(0, 1)
+            }
+        },
         Verb::Outage { seeds, base } => match outage::Outages::measure(base, seeds) {
             Ok(outages) => {
                 let ms = |micros: u64| micros as f64 / 1000.0;
@@ -153,6 +169,25 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+fn bars(seeds: u64, minutes: u64) -> Result<(), Broken> {
+    for one_way in [1, 30, 60, 100, 150] {
+        let views = outage::needless_views(one_way * 1_000, minutes)?;
+        let weather = Weather::exactly(one_way * 1_000);
+        let (longest, seed) = outage::Outages::measure_in(weather, 0, seeds)?.longest();
+        println!(
+            "{one_way} ms one way: {views} needless view changes in {minutes} minutes; leader killed: at most {} ms = {:.1} delays (seed {seed})",
+            longest / 1_000,
+            longest as f64 / (one_way * 1_000) as f64
+        );
+    }
+    let (longest, seed) = outage::Outages::without_quorum(0, seeds)?.longest();
+    println!(
+        "after a minute without a quorum: the first decision within {} ms (seed {seed})",
+        longest / 1_000
+    );
+    Ok(())
 }
 
 fn replay(seed: u64, trace: bool, file: Option<PathBuf>) -> ExitCode {

@@ -1,7 +1,7 @@
 //! How long nothing is decided under load, on a LAN with good disks and default timing: when the
 //! leader is killed, and when one node after the other is killed or cut off and comes back.
 
-use crate::{invariants::Broken, rng::Rng, scenario::Scenario, world::World};
+use crate::{invariants::Broken, network::Weather, rng::Rng, scenario::Scenario, world::World};
 use cretoai_types::Parameters;
 use std::collections::BTreeMap;
 
@@ -15,11 +15,36 @@ pub const BAR: u64 = 700_000;
 pub struct Outages(Vec<(u64, u64)>);
 
 impl Outages {
-    /// Kills the leader in each of these seeds.
+    /// Kills the leader on a LAN in each of these seeds.
     ///
     /// # Errors
     /// The rule that is broken, and the seed.
     pub fn measure(base: u64, seeds: u64) -> Result<Self, Broken> {
+        Self::measure_in(Weather::lan(), base, seeds)
+    }
+
+    /// Kills the leader in each of these seeds.
+    ///
+    /// # Errors
+    /// The rule that is broken, and the seed.
+    pub fn measure_in(weather: Weather, base: u64, seeds: u64) -> Result<Self, Broken> {
+        Self::of_seeds(base, seeds, |seed| outage(weather, seed))
+    }
+
+    /// Leaves each of these seeds a minute without a quorum: how long it takes from its return to
+    /// the first decision.
+    ///
+    /// # Errors
+    /// The rule that is broken, and the seed.
+    pub fn without_quorum(base: u64, seeds: u64) -> Result<Self, Broken> {
+        Self::of_seeds(base, seeds, without_quorum)
+    }
+
+    fn of_seeds(
+        base: u64,
+        seeds: u64,
+        outage: impl Fn(u64) -> Result<u64, Broken>,
+    ) -> Result<Self, Broken> {
         let measured: Result<Vec<(u64, u64)>, Broken> = (base..base + seeds)
             .map(|seed| Ok((outage(seed).map_err(|e| format!("seed {seed}: {e}"))?, seed)))
             .collect();
@@ -52,18 +77,59 @@ impl Outages {
 }
 
 /// The longest time without a decision on any survivor after its leader is killed, microseconds.
-fn outage(seed: u64) -> Result<u64, Broken> {
-    let trouble = 2_500_000;
+fn outage(weather: Weather, seed: u64) -> Result<u64, Broken> {
+    let trouble = 2_500_000 + 20 * weather.delay.1;
     let mut scenario = Scenario::lan(4, seed, trouble, 1_500);
+    scenario.weather = weather;
     scenario.payload_bytes = 100;
     scenario.parameters = Parameters::default();
     let mut world = World::new(scenario);
-    let killed = WARM_UP + seed.wrapping_mul(7_919) % 100_000;
+    let killed = WARM_UP + 10 * weather.delay.1 + seed.wrapping_mul(7_919) % 100_000;
     world.run_until(killed)?;
     let leader = world.leader().0 as usize;
     world.stop(leader, false);
     world.run_until(trouble - 1)?;
     Ok(longest_pause(&world, leader, killed, trouble - 1))
+}
+
+/// The time from the return of a quorum to the first decision, after two of four nodes were cut off
+/// for a minute, microseconds.
+fn without_quorum(seed: u64) -> Result<u64, Broken> {
+    let trouble = WARM_UP + 70_000_000;
+    let mut scenario = Scenario::lan(4, seed, trouble, 20 * trouble / 1_000_000);
+    scenario.parameters = Parameters::default();
+    let mut world = World::new(scenario);
+    world.run_until(WARM_UP)?;
+    let leader = world.leader().0 as usize;
+    let away = [leader, (leader + 1) % 4];
+    away.iter().for_each(|node| world.isolate(*node));
+    world.run_until(WARM_UP + 60_000_000)?;
+    let (from, length) = (world.now, world.length());
+    away.iter().for_each(|node| world.rejoin(*node));
+    world.run_until(trouble - 1)?;
+    let first = world
+        .timeline
+        .executed
+        .iter()
+        .filter(|((sequence, _), at)| *sequence > length && **at >= from)
+        .map(|(_, at)| *at - from)
+        .min();
+    Ok(first.unwrap_or(trouble - from))
+}
+
+/// How many views four nodes without a fault enter in some minutes, beyond those that terms end,
+/// with messages that take so many microseconds one way and little load.
+///
+/// # Errors
+/// The rule that is broken.
+pub fn needless_views(delay: u64, minutes: u64) -> Result<u64, Broken> {
+    let time = minutes * 60_000_000;
+    let mut scenario = Scenario::lan(4, delay, time + 1, 120 * minutes);
+    scenario.weather = Weather::exactly(delay);
+    scenario.parameters = Parameters::default();
+    let mut world = World::new(scenario);
+    world.run_until(time)?;
+    Ok(world.view().0.saturating_sub(minutes))
 }
 
 /// The longest time between two times without a decision on a node other than the victim.
