@@ -8,9 +8,9 @@ mod common;
 use common::{Check, Key, ballot, forged, genesis, hash, signed_head, tip, vertex, vote_by};
 use cretoai_types::{
     Ballot, ChainState, Change, CheckedVertex, Domain, Epoch, Evidence, FULL_REPUTATION, Genesis,
-    Hash, Height, Item, Judged, MAX_ITEMS, NodeId, Offence, OffenceKind, Outcome, Parameters,
-    Phase, Reconfig, Sequence, Signature, SignedHeader, SignedReconfig, Signer, Tip, Validators,
-    View, ViewChangeHead,
+    Hash, Height, Item, Judged, MAX_ITEMS, NodeId, Offence, OffenceKind, Parameters, Phase,
+    Reconfig, Sequence, Signature, SignedHeader, SignedReconfig, Signer, Tip, Validators, View,
+    ViewChangeHead,
 };
 use std::sync::Arc;
 

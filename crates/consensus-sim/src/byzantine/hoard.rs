@@ -109,7 +109,7 @@ impl Attacker {
                     key[..8].copy_from_slice(&(base.height.0 + height).to_le_bytes());
                     key[8..12].copy_from_slice(&(index as u32).to_le_bytes());
                     let valid_until_ms = situation.wall_ms + 20_000;
-                    Payload { key, valid_until_ms, data: vec![number; bytes] }
+                    Payload { key, valid_until_ms, topic: None, data: vec![number; bytes] }
                 };
                 let payloads: Vec<Payload> = (0..payloads).map(payload).collect();
                 let vertex = CheckedVertex::seal(

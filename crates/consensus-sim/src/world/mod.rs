@@ -308,7 +308,7 @@ impl World {
         let mut key = [0xD; 16];
         key[..8].copy_from_slice(&self.rng.next().to_le_bytes());
         let valid_until_ms = BEGINNING_MS + self.now / 1000 + 30_000;
-        self.submit_at(self.now, Payload { key, valid_until_ms, data: vec![1; 32] });
+        self.submit_at(self.now, Payload { key, valid_until_ms, topic: None, data: vec![1; 32] });
         let (before, deadline) = (self.checks.length(), self.now + RECOVERY_TIMEOUTS * T0);
         while self.checks.length() == before || !self.all_final() {
             if self.now > deadline {
