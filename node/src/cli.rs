@@ -2,9 +2,11 @@
 
 use crate::{
     config::Config,
+    dev::{self, DevArguments},
     evidence,
     http::front::Identification,
     identity::Identity,
+    init::{self, InitArguments},
     logging::{self, Log},
     run::Options,
     version::VERSION,
@@ -48,6 +50,10 @@ pub struct Cli {
 pub enum Command {
     /// Run the node until SIGTERM.
     Run(RunArguments),
+    /// Make keys, genesis and configuration of a chain, to run without an operator.
+    Init(InitArguments),
+    /// Run a whole chain on this machine in one process, to build against.
+    Dev(DevArguments),
     /// Exit 0 if the node on this machine lives.
     Health(ProbeArguments),
     /// Exit 0 if the node on this machine is a caught-up validator with a quorum; say what it waits
@@ -160,6 +166,12 @@ fn parse_fingerprint(text: &str) -> Result<Hash, String> {
 pub fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(arguments) => run(arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Dev(arguments) => {
+            log("warn")?;
+            raise_file_limit()?;
+            dev::run(&arguments)
+        }
         Command::Health(arguments) => probe(arguments.address, "/health"),
         Command::Ready(arguments) => probe(arguments.address, "/ready"),
         Command::Keys { command: KeysCommand::Show { config } } => show_key(&config),
@@ -175,22 +187,18 @@ pub fn main() -> anyhow::Result<()> {
 
 fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config, arguments.pod_name.as_deref())?;
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(filter) if !filter.is_empty() => {
-            EnvFilter::try_new(&filter).with_context(|| format!("RUST_LOG={filter}"))?
-        }
-        _ => EnvFilter::new(&config.node.log_level),
-    };
-    let log = Log::to(std::io::stderr()).context("starting the thread of the log")?;
-    logging::install(&log);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(log)
-        .init();
-    // The usual hook writes to stderr itself, and waits where nobody reads that.
-    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
+    log(&config.node.log_level)?;
     raise_file_limit()?;
+    // A folder that `init` made says all that an operator would; what is given otherwise is checked
+    // against the genesis.
+    let genesis = init::read_genesis(&config.node.data_dir)?;
+    let founded = genesis.as_ref().map(|signed| &signed.genesis);
+    let admin =
+        arguments.admin_key.or_else(|| founded.map(|genesis| genesis.admin_key.fingerprint()));
+    let cluster_uid = match (arguments.cluster_uid, founded) {
+        (uid, Some(genesis)) if uid.is_empty() => genesis.cluster_uid.clone(),
+        (uid, _) => uid,
+    };
     let options = Options {
         stop_grace: Duration::from_millis(arguments.stop_grace_ms),
         api_listen: arguments
@@ -199,10 +207,11 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         identification: Identification {
             name: config.node.id.clone(),
             pod_uid: arguments.pod_uid,
-            cluster_uid: arguments.cluster_uid,
-            admin: arguments.admin_key,
+            cluster_uid,
+            admin,
             token_path: arguments.token_path.filter(|path| !path.as_os_str().is_empty()),
         },
+        genesis,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -232,6 +241,26 @@ fn raise_file_limit() -> anyhow::Result<()> {
              systemd, the container runtime's rlimits)"
         );
     }
+    Ok(())
+}
+
+/// Logs to standard error: what RUST_LOG says, or else from `level` on.
+fn log(level: &str) -> anyhow::Result<()> {
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(filter) if !filter.is_empty() => {
+            EnvFilter::try_new(&filter).with_context(|| format!("RUST_LOG={filter}"))?
+        }
+        _ => EnvFilter::new(level),
+    };
+    let log = Log::to(std::io::stderr()).context("starting the thread of the log")?;
+    logging::install(&log);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(log)
+        .init();
+    // The usual hook writes to stderr itself, and waits where nobody reads that.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
     Ok(())
 }
 
@@ -292,28 +321,34 @@ fn verify_receipt(file: &Path, genesis: &Path) -> anyhow::Result<()> {
     print(&format!("{receipt}\na quorum of the chain's validators signed it\n"))
 }
 
-/// A plain HTTP GET to the metrics port.
+/// Exit 0 if the metrics port answers 200.
 fn probe(address: SocketAddr, path: &str) -> anyhow::Result<()> {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
-        stream.set_read_timeout(Some(PROBE_LIMIT))?;
-        stream.set_write_timeout(Some(PROBE_LIMIT))?;
-        stream.write_all(
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
-                .as_bytes(),
-        )?;
-        let mut answer = Vec::new();
-        stream.take(PROBE_ANSWER).read_to_end(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
-    };
-    let answer =
-        ask().with_context(|| format!("no answer from {address}{path}; is the node running there? --address names its metrics port"))?;
-    let status = answer.split(' ').nth(1).unwrap_or_default();
-    let sentence = answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim();
-    match status {
+    let (status, sentence) = ask(address, path).with_context(|| {
+        format!(
+            "no answer from {address}{path}; is the node running there? --address names its \
+             metrics port"
+        )
+    })?;
+    match status.as_str() {
         "200" => print(&format!("{sentence}\n")),
         _ => bail!("{sentence}"),
     }
+}
+
+/// A plain HTTP GET to the metrics port: status and body.
+pub(crate) fn ask(address: SocketAddr, path: &str) -> std::io::Result<(String, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
+    stream.set_read_timeout(Some(PROBE_LIMIT))?;
+    stream.set_write_timeout(Some(PROBE_LIMIT))?;
+    stream.write_all(
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut answer = Vec::new();
+    stream.take(PROBE_ANSWER).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    let sentence = answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim();
+    Ok((status.to_owned(), sentence.to_owned()))
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -13,7 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const KEY_FILE: &str = "identity.key";
+/// The private key, in the folder `crypto.key_path`.
+pub(crate) const KEY_FILE: &str = "identity.key";
 const CHAIN_FILE: &str = "chain";
 
 /// The key, and the folder that holds it.

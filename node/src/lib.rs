@@ -4,10 +4,12 @@
 mod byzantine;
 pub mod cli;
 pub mod config;
+pub mod dev;
 pub mod evidence;
 pub mod handle;
 pub mod http;
 pub mod identity;
+pub mod init;
 pub mod logging;
 pub mod metrics;
 pub mod peer_address;

@@ -2,7 +2,7 @@
 //!
 //! 1. Configuration, identity, store.
 //! 2. The ports: 9090, 9000 and 8080 (which answers 503).
-//! 3. The genesis, from the store or handed in at port 9000.
+//! 3. The genesis, from the store, from a file, or handed in at port 9000.
 //! 4. Transport and engine; clients are served.
 //! 5. SIGTERM or SIGINT: `/ready` says 503 while clients are served on for the grace; then the
 //!    leadership is handed over and waiting clients are answered; then the ports close, the engine
@@ -17,6 +17,7 @@ use crate::{
     version::VERSION,
 };
 use anyhow::Context;
+use cretoai_types::SignedGenesis;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -36,6 +37,8 @@ pub struct Options {
     pub identification: Identification,
     /// For how long a node that stops serves on.
     pub stop_grace: Duration,
+    /// The genesis to begin with, where no operator hands one in.
+    pub genesis: Option<SignedGenesis>,
 }
 
 /// Runs a node until it is told to stop.
@@ -86,6 +89,12 @@ pub async fn run_until<R: Runtime>(
     let birth: Arc<dyn Birth> = store.clone();
     let front =
         Front::new(options.identification, identity.key.clone(), Arc::clone(&metrics), birth);
+    if let Some(genesis) = options.genesis {
+        let front = Arc::clone(&front);
+        tokio::task::spawn_blocking(move || front.offer_genesis(genesis, false))
+            .await?
+            .context("the genesis file of this node")?;
+    }
 
     let probes_port = Listening::bind(
         config.metrics_address(),

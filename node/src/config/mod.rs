@@ -208,7 +208,7 @@ impl Config {
         SocketAddr::new(self.network.listen_addr.ip(), self.metrics.port)
     }
 
-    /// Checks `consensus.quorum_threshold` against the members, once they are known: the threshold
+    /// Checks `consensus.quorum_threshold` against the members, once they are known. The threshold
     /// times n, rounded up, must be the quorum that the protocol uses. Crash tolerance has another
     /// quorum by design, so there nothing is checked.
     ///

@@ -106,7 +106,12 @@ fn start_at(
         admin: Some(admin.public_key().fingerprint()),
         token_path: None,
     };
-    let options = Options { api_listen: own.clients, identification, stop_grace: Duration::ZERO };
+    let options = Options {
+        api_listen: own.clients,
+        identification,
+        stop_grace: Duration::ZERO,
+        genesis: None,
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move {
         drop(stopped.await);

@@ -7,6 +7,7 @@ mod config;
 mod http;
 mod http_limits;
 mod http_outcomes;
+mod init;
 mod process;
 mod store;
 mod transport;
