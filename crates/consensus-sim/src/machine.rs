@@ -10,7 +10,11 @@ use cretoai_consensus::{
     engine::{Config, Input, Limits, Now, Timing, Turn},
 };
 use cretoai_types::{Genesis, NodeId, Signer};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 /// The wall clock at the beginning of every run, Unix milliseconds.
 pub const BEGINNING_MS: u64 = 1_790_000_000_000;
@@ -59,8 +63,14 @@ pub struct Machine {
     pub off: bool,
     /// Milliseconds that its clock is ahead.
     pub skew_ms: i64,
+    /// What each machine may still fetch: bytes, and when they were counted.
+    serves: BTreeMap<usize, (i64, u64)>,
     began: u64,
 }
+
+/// What one machine may fetch from another in a second, as the node grants it: at most so much is
+/// saved up, and one answer may overdraw it.
+const SERVED: i64 = 32 << 20;
 
 impl Machine {
     /// A machine that has not started yet.
@@ -92,6 +102,7 @@ impl Machine {
             slow_disk: 0,
             off: false,
             skew_ms,
+            serves: BTreeMap::new(),
             began: 0,
         }
     }
@@ -141,7 +152,23 @@ impl Machine {
         self.engine = None;
         self.flushing = None;
         self.inbox.clear();
+        self.serves.clear();
         self.life += 1;
+    }
+
+    /// Whether a peer's request is answered now, or dropped because it fetched too much.
+    pub fn serves(&mut self, peer: usize, micros: u64) -> bool {
+        let (bytes, counted) = self.serves.entry(peer).or_insert((SERVED, micros));
+        let elapsed = (micros - *counted).min(1_000_000) as i64;
+        (*bytes, *counted) = ((*bytes + elapsed * SERVED / 1_000_000).min(SERVED), micros);
+        *bytes > 0
+    }
+
+    /// Counts what an answer takes.
+    pub fn served(&mut self, peer: usize, bytes: usize) {
+        if let Some((left, _)) = self.serves.get_mut(&peer) {
+            *left -= bytes as i64;
+        }
     }
 
     /// What its clocks show.

@@ -108,6 +108,14 @@ strategies! {
     Exile,
 }
 
+impl Strategy {
+    /// Whether a run takes megabytes of vertices, and so much longer: it is tried less often.
+    #[must_use]
+    pub const fn is_costly(self) -> bool {
+        matches!(self, Self::FeedTopDown | Self::HeavyForks | Self::TinyPayloads)
+    }
+}
+
 /// What attackers know together.
 #[derive(Default)]
 pub struct Collusion {

@@ -27,7 +27,7 @@ use cretoai_consensus::{
     Message,
     engine::{Input, Role},
 };
-use cretoai_types::{Epoch, Genesis, Hash, NodeId, Payload, Sequence, View};
+use cretoai_types::{Epoch, Genesis, Hash, NodeId, Payload, Sequence, View, encode};
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
@@ -562,7 +562,13 @@ impl World {
                 self.schedule(self.now + 500, Event::Deliver { from, to, life, era, message });
                 return Ok(());
             }
-            for answer in machine.disk.answer(&message) {
+            let machine = &mut self.machines[to];
+            if !machine.serves(from, self.now) {
+                return Ok(());
+            }
+            let answers = machine.disk.answer(&message);
+            machine.served(from, answers.iter().map(|answer| encode(answer).len()).sum());
+            for answer in answers {
                 self.send(to, from, answer)?;
             }
             return Ok(());
