@@ -104,7 +104,8 @@ fn is_whole(log: &[u8]) -> bool {
         }
         // A block that is full ends with less than a header of zeros.
         let fills = block.len() == BLOCK && rest.len() < HEADER;
-        if !rest.is_empty() && !(fills && rest.iter().all(|byte| *byte == 0)) {
+        let ends_well = rest.is_empty() || (fills && rest.iter().all(|byte| *byte == 0));
+        if !ends_well {
             return false;
         }
     }

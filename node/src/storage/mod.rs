@@ -219,7 +219,8 @@ impl Storage {
         db_options.create_if_missing(found == files::Found::Nothing);
         db_options.create_missing_column_families(found.is_new());
         db_options.set_paranoid_checks(true);
-        // A log that is shorter than what was synced, or gone, stops the start.
+        // The MANIFEST names the logs that were closed, with what was synced of them: without them
+        // there is no start. The newest log is not among them.
         db_options.set_track_and_verify_wals_in_manifest(true);
         // Only the record that a crash cut off may be missing at the end of a log: damage before
         // it stops the start, where the default would drop everything behind it in silence.

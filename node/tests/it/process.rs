@@ -2,7 +2,9 @@
 
 use crate::cluster::{Addresses, CLUSTER, addresses, birth, http, node_toml, until};
 use cretoai_control::{client::ControlClient, keys::SecretKey};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::{
+    io::{PipeReader, PipeWriter, Write},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -14,7 +16,17 @@ struct Process {
 }
 
 /// Starts the only member of a cluster.
-fn start(volume: &Path, own: Addresses, admin: &SecretKey, grace_ms: u64, level: &str) -> Process {
+fn start(volume: &Path, own: Addresses, admin: &SecretKey, grace_ms: u64) -> Process {
+    start_logging_to(volume, own, admin, grace_ms, Stdio::inherit())
+}
+
+fn start_logging_to(
+    volume: &Path,
+    own: Addresses,
+    admin: &SecretKey,
+    grace_ms: u64,
+    log: Stdio,
+) -> Process {
     let config = volume.join("node.toml");
     std::fs::write(&config, node_toml(0, own, volume, &[own])).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_cretoai-node"))
@@ -23,9 +35,9 @@ fn start(volume: &Path, own: Addresses, admin: &SecretKey, grace_ms: u64, level:
         .args(["--stop-grace-ms", &grace_ms.to_string()])
         .env("CRETO_ADMIN_KEY", admin.public_key().fingerprint().to_string())
         .env("CRETO_CLUSTER_UID", CLUSTER)
-        .env("RUST_LOG", level)
+        .env("RUST_LOG", "info")
         .env_remove("POD_NAME")
-        .stderr(Stdio::piped())
+        .stderr(log)
         .spawn()
         .unwrap();
     Process { child, own }
@@ -70,7 +82,7 @@ async fn fifty_stops_end_without_a_signal() {
     let [own] = addresses(1)[..] else { unreachable!() };
     let client = ControlClient::new(&admin()).unwrap();
     for round in 0..50_u64 {
-        let mut process = start(volume.path(), own, &admin(), 0, "warn");
+        let mut process = start(volume.path(), own, &admin(), 0);
         if round == 0 {
             birth(&client, &[own], &admin()).await;
         }
@@ -88,7 +100,7 @@ async fn fifty_stops_end_without_a_signal() {
 async fn a_node_that_stops_is_not_ready_and_serves_on_for_the_grace() {
     let volume = tempfile::tempdir().unwrap();
     let [own] = addresses(1)[..] else { unreachable!() };
-    let mut process = start(volume.path(), own, &admin(), 4_000, "warn");
+    let mut process = start(volume.path(), own, &admin(), 4_000);
     birth(&ControlClient::new(&admin()).unwrap(), &[own], &admin()).await;
     process.ready().await;
     process.signal(rustix::process::Signal::TERM);
@@ -103,31 +115,34 @@ async fn a_node_that_stops_is_not_ready_and_serves_on_for_the_grace() {
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
+/// A pipe that has no room, and whose reader is there and reads nothing.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(b".").is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_nobody_takes_neither_stops_nor_ends_the_node() {
     for closed in [true, false] {
         let volume = tempfile::tempdir().unwrap();
         let [own] = addresses(1)[..] else { unreachable!() };
-        let mut process = start(volume.path(), own, &admin(), 0, "trace");
-        // Closed, or open and never read, with room for a few lines.
-        let reader = process.child.stderr.take().unwrap();
-        rustix::pipe::fcntl_setpipe_size(&reader, 4_096).unwrap();
+        let (reader, writer) = if closed { std::io::pipe().unwrap() } else { full_pipe() };
         let kept = (!closed).then_some(reader);
+        let mut process = start_logging_to(volume.path(), own, &admin(), 0, writer.into());
         birth(&ControlClient::new(&admin()).unwrap(), &[own], &admin()).await;
         process.ready().await;
         for _ in 0..20 {
             let (status, _) = http(own.clients, "POST /v1/payloads?wait=10000", b"on").await;
             assert_eq!(status, 200);
         }
-        // A closed log loses every line. An unread one keeps what has room in memory, which is
-        // more than this test logs: only the thread of the log waits for its reader.
-        until("lines that are dropped and counted", async || {
-            let text = http(own.metrics, "GET /metrics", b"").await.1;
-            let text = String::from_utf8(text).unwrap();
-            let line = text.lines().find(|l| l.starts_with("cretoai_log_lines_dropped_total "));
-            (!closed || line.unwrap() != "cretoai_log_lines_dropped_total 0").then_some(())
-        })
-        .await;
+        let text = String::from_utf8(http(own.metrics, "GET /metrics", b"").await.1).unwrap();
+        let lost = text.lines().find(|l| l.starts_with("cretoai_log_lines_dropped_total "));
+        // What waits for a reader that is there is not lost yet.
+        assert_eq!(lost.unwrap() != "cretoai_log_lines_dropped_total 0", closed, "{lost:?}");
         process.signal(rustix::process::Signal::TERM);
         let status = process.ended().await;
         assert_eq!(status.code(), Some(0), "closed: {closed}; {status}");

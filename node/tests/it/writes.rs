@@ -598,7 +598,7 @@ fn nothing_is_created_over_the_rests_of_a_database() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_log_and_a_log_that_is_gone_are_damage() {
+fn a_flipped_bit_in_a_log_is_damage_and_a_torn_end_is_not() {
     let log = |folder: &Path| {
         let logs = files(folder).into_iter().filter(|(name, _)| name.ends_with(".log"));
         logs.max_by_key(|(_, bytes)| bytes.len()).unwrap()
