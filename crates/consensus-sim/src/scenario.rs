@@ -261,7 +261,7 @@ impl Scenario {
         for _ in 0..rng.range(0, most) {
             let node = NodeId(rng.below(self.n as u64) as u32);
             let share = rng.pick(&[80, 200, 400]);
-            let follows = |strategy: &Strategy| !strategy.is_costly() && rng.chance(share);
+            let follows = |strategy: &Strategy| !strategy.is_of_scenes() && rng.chance(share);
             let strategies: BTreeSet<Strategy> =
                 STRATEGIES.iter().copied().filter(follows).collect();
             self.attackers.insert(node, strategies);

@@ -109,10 +109,22 @@ strategies! {
 }
 
 impl Strategy {
-    /// Whether a run takes megabytes of vertices, and so much longer: it is tried less often.
+    /// Whether only named scenes play it. Such a strategy makes gigabytes of messages or vertices in
+    /// some random runs, more than a run of thousands of seeds has room for.
     #[must_use]
-    pub const fn is_costly(self) -> bool {
-        matches!(self, Self::FeedTopDown | Self::HeavyForks | Self::TinyPayloads)
+    pub const fn is_of_scenes(self) -> bool {
+        matches!(
+            self,
+            Self::FeedTopDown
+                | Self::HeavyForks
+                | Self::TinyPayloads
+                | Self::Trickle
+                | Self::FreezeTime
+                | Self::SlowLeader
+                | Self::PushRecords
+                | Self::FloodInvalid
+                | Self::Exile
+        )
     }
 }
 
