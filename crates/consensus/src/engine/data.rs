@@ -336,7 +336,7 @@ impl Engine {
                 continue;
             }
             let by_hash = needed
-                .filter(|_| forked || self.catch_up.tries(position) > 0)
+                .filter(|_| forked || self.catch_up.tries(position) > 2)
                 .filter(|_| !mutant!(FetchedByHeight));
             let (goal, message) = match (by_hash, target) {
                 (Some(tip), _) => {
