@@ -32,8 +32,8 @@ pub(super) struct CatchUp {
     /// Who was asked for records last: the next one is asked next, so that a liar cannot keep a
     /// laggard for himself.
     last_asked: NodeId,
-    /// Everyone asked since records came last: a late answer is as good as one in time.
-    awaited: BTreeSet<NodeId>,
+    /// Every node that was asked since records came last: a late answer is as good as one in time.
+    answering: BTreeSet<NodeId>,
     behind_since: Option<Duration>,
     lanes: Vec<LaneFetch>,
 }
@@ -75,7 +75,7 @@ impl CatchUp {
             records: VecDeque::new(),
             asked: None,
             last_asked: NodeId(0),
-            awaited: BTreeSet::new(),
+            answering: BTreeSet::new(),
             behind_since: None,
             lanes: vec![LaneFetch::default(); lanes],
         }
@@ -202,7 +202,7 @@ impl Engine {
     fn ask_for_records(&mut self, now: Now, peer: NodeId) {
         self.catch_up.asked = Some(now.at);
         self.catch_up.last_asked = peer;
-        self.catch_up.awaited.insert(peer);
+        self.catch_up.answering.insert(peer);
         let from =
             if self.lacks_proof() { self.state.sequence } else { self.state.sequence.next() };
         self.send(
@@ -259,7 +259,7 @@ impl Engine {
         let executed = self.state.sequence;
         // Only from a node that was asked: records that nobody asked for could keep longer ranges
         // away.
-        let asked = self.catch_up.awaited.contains(&from);
+        let asked = self.catch_up.answering.contains(&from);
         if epoch != self.validators.epoch
             || self.catch_up.has_records()
             || self.successor.is_some()
@@ -317,7 +317,7 @@ impl Engine {
             ));
             return;
         }
-        self.catch_up.awaited.clear();
+        self.catch_up.answering.clear();
         let last = records.pop_back();
         self.catch_up.records =
             records.into_iter().map(|r| (r, None)).chain(last.map(|r| (r, Some(proof)))).collect();
