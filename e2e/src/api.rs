@@ -13,7 +13,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 use tokio::{net::TcpStream, time::timeout};
 
 /// Port of the API for clients.
@@ -22,6 +25,13 @@ pub const API_PORT: u16 = 8080;
 pub const METRICS_PORT: u16 = 9090;
 /// The only content type that a payload has.
 pub const OCTETS: &str = "application/octet-stream";
+
+/// How long a connection may take to open. A pod that vanished sends no reset, so its address would
+/// otherwise keep a client for a minute.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long one try of [`submit_again_and_again`] asks the node to wait, and how long it takes in all.
+const WAIT: Duration = Duration::from_millis(600);
+const TRY: Duration = Duration::from_millis(800);
 
 /// What the API says of a payload.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -94,6 +104,33 @@ impl Answer {
     }
 }
 
+/// Submits a payload until it is final: each try has a new connection and a short time, and sends the
+/// same bytes, which name the same payload, so that no try can execute it twice. `again` is told why a
+/// try was given up.
+///
+/// # Errors
+/// The payload is not final within `limit`; the error is that of the last try.
+pub async fn submit_again_and_again(
+    address: SocketAddr,
+    data: &Bytes,
+    limit: Duration,
+    mut again: impl FnMut(&anyhow::Error),
+) -> Result<Receipt> {
+    let began = Instant::now();
+    loop {
+        let mut client = Client::new(address).with_limit(TRY);
+        let error = match client.submit(data.clone(), WAIT).await {
+            Ok(receipt) => return Ok(receipt),
+            Err(error) => error,
+        };
+        if began.elapsed() >= limit {
+            return Err(error.context(format!("not final within {} s", limit.as_secs())));
+        }
+        again(&error);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// One connection to one address.
 pub struct Client {
     address: SocketAddr,
@@ -119,8 +156,10 @@ impl Client {
             None => false,
         };
         if !usable {
-            let stream = TcpStream::connect(self.address)
+            let connecting = timeout(CONNECT, TcpStream::connect(self.address));
+            let stream = connecting
                 .await
+                .with_context(|| format!("no connection to {} within 1 s", self.address))?
                 .with_context(|| format!("no connection to {}", self.address))?;
             stream.set_nodelay(true)?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await?;
@@ -155,7 +194,7 @@ impl Client {
             }
             Err(_) => {
                 self.sender = None;
-                bail!("{address} did not answer within {} s", limit.as_secs())
+                bail!("{address} did not answer within {:.1} s", limit.as_secs_f64())
             }
         }
     }

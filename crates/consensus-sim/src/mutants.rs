@@ -121,6 +121,7 @@ impl Breakage {
             Self::Engine(Mutant::WantForever) => return wants_end(seed),
             Self::Engine(Mutant::LeaderGoneIgnored) => return leader_leaves_alone(seed),
             Self::Engine(Mutant::TimeoutConstant) => return slow_network(seed),
+            Self::Engine(Mutant::RoundTripIgnored) => return far_apart(seed),
             Self::Engine(Mutant::TimeStandsStill) => return slow_clock(seed),
             Self::Engine(Mutant::CutUnbounded) => {
                 let strategy = [S::TinyPayloads, S::FeedTopDown][seed as usize % 2];
@@ -321,10 +322,28 @@ fn link_to_what_others_lack() -> Result<(), Broken> {
     }
 }
 
-/// A message takes so long that a view of T0 cannot decide anything.
+/// Nothing is wrong but the distance: the leader stays.
+fn far_apart(seed: u64) -> Result<(), Broken> {
+    let mut world = World::new(Scenario {
+        weather: Weather::exactly(100_000),
+        ..Scenario::lan(4, seed, 10_000_000, 60)
+    });
+    world.run_until(10_000_000)?;
+    let view = world.view();
+    if view.0 == 0 {
+        Ok(())
+    } else {
+        Err(format!("distance: view {view} was entered though the leader never failed"))
+    }
+}
+
+/// A message takes so long that a view of T0 cannot decide anything, and nobody measured it.
 fn slow_network(seed: u64) -> Result<(), Broken> {
-    let mut world =
-        World::new(Scenario { weather: Weather::exactly(300_000), ..Scenario::lan(4, seed, 0, 0) });
+    let mut world = World::new(Scenario {
+        weather: Weather::exactly(300_000),
+        measured: false,
+        ..Scenario::lan(4, seed, 0, 0)
+    });
     world.submit_at(1_000_000, payload(1));
     world.run().map(|_| ())
 }

@@ -4,6 +4,7 @@
 use crate::rng::Rng;
 use cretoai_consensus::Message;
 use cretoai_types::Phase;
+use std::time::Duration;
 
 /// What the network does to every message.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +97,14 @@ impl Network {
             if rng.chance(stragglers) { rng.range(high, high * 20) } else { rng.range(low, high) }
         };
         (0..copies).map(|_| link.slow + delay(rng)).collect()
+    }
+
+    /// What a machine measures of the way to another one and back.
+    #[must_use]
+    pub fn round_trip(&self, (from, to): Pair) -> Duration {
+        let (low, high) = self.weather.delay;
+        let slow = self.links[from][to].slow + self.links[to][from].slow;
+        Duration::from_micros(low + high + slow)
     }
 
     /// Which life of a link a message belongs to.

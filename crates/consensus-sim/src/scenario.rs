@@ -135,6 +135,8 @@ pub struct Scenario {
     pub attackers: BTreeMap<NodeId, BTreeSet<Strategy>>,
     /// What the network does to every message.
     pub weather: Weather,
+    /// Drivers measure round trips, when a connection is made.
+    pub measured: bool,
     /// What an fsync takes, microseconds.
     pub fsync: (u64, u64),
     /// How far clocks differ, milliseconds.
@@ -206,6 +208,7 @@ impl Scenario {
             model: FaultModel::Byzantine,
             parameters: Parameters::default(),
             timing: Timing::default(),
+            measured: true,
             attackers: BTreeMap::new(),
             weather: Weather::exactly(micros),
             fsync: (0, 0),

@@ -13,8 +13,8 @@ use cretoai_consensus::{
 };
 use cretoai_types::{
     CheckedVertex, Domain, Epoch, Genesis, Hash, Height, MAX_PAYLOADS, NodeId, Payload, Phase,
-    Proof, Proposal, PublicKey, Record, Sequence, Signature, Tip, Verifier, View, Vote,
-    outcomes_root,
+    Proof, Proposal, PublicKey, Record, Sequence, Signature, Signer, Tip, Verifier, View,
+    ViewChange, ViewChangeHead, Vote, outcomes_root,
 };
 use std::{
     cell::Cell,
@@ -471,6 +471,34 @@ fn conflicting_votes_are_verified_until_they_are_evidence_and_no_more() {
     let before = honest.verifier.count();
     honest.hear(2, Message::Vote(vote_by(&Key::member(2), honest.domain.chain_id, ballot)));
     assert_eq!(honest.verifier.count() - before, 1);
+}
+
+/// A member commits, everyone leaves the view, and only then the member says that it prepared
+/// nothing.
+#[test]
+fn a_commit_that_is_concealed_after_the_view_was_left_is_evidence() {
+    let mut honest = Honest::start(1);
+    let commit = ballot(0, Phase::Commit, 0, 1, Hash::of_bytes(b"one"), 2);
+    honest.hear(2, Message::Vote(vote_by(&Key::member(2), honest.domain.chain_id, commit)));
+    for other in honest.others() {
+        let Message::Status(status) = honest.status(vec![nothing(); 4]) else { panic!() };
+        honest.hear(other, Message::Status(Status { want: View(2), ..status }));
+    }
+    honest.pass(T0);
+    assert_eq!(honest.engine.view(), View(2));
+    assert_eq!(honest.engine.sizes().waiting_items, 0);
+    let head = ViewChangeHead {
+        epoch: Epoch(0),
+        view: View(2),
+        node: NodeId(2),
+        executed: Sequence(0),
+        chain_hash: honest.domain.chain_id,
+        prepared: None,
+    };
+    let signature = Key::member(2).sign(&head.signing_message(honest.domain.chain_id));
+    let change = ViewChange { head, signature, proof: None, prepared: None };
+    honest.hear(2, Message::ViewChange(Arc::new(change)));
+    assert_eq!(honest.engine.sizes().waiting_items, 1, "the contradiction is evidence");
 }
 
 #[test]

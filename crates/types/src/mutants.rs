@@ -80,6 +80,7 @@ mod switch {
         ViewInRecord: "the deciding view is never hashed into a record",
         TipNotDescending: "a tip descends from the decided one",
         CheckpointOffByOne: "a checkpoint certificate has q signatures",
+        RoundTripIgnored: "intervals follow the round trip to a quorum",
         RepairOff: "who sees that a peer lacks something sends it",
         ForkAcknowledged: "only the first vertex of a slot is acknowledged",
         LinksRequired: "links to other lanes are never waited for",

@@ -119,6 +119,7 @@ impl EngineThread {
                 Input::Message { from, message }
             }
             Event::Connected(peer) => Input::Connected(peer),
+            Event::RoundTrip(peer, time) => Input::RoundTrip { peer, time },
             Event::Submit(payload) => Input::Submit(payload),
             Event::Reconfigure(order) => Input::Reconfigure(order),
             Event::Resign => Input::Resign,

@@ -23,6 +23,8 @@ pub(super) enum Event {
         _budget: Budget,
     },
     Connected(NodeId),
+    /// What the network measured of the way to a peer and back.
+    RoundTrip(NodeId, Duration),
     Submit(Payload),
     Reconfigure(Box<SignedReconfig>),
     /// Another node should lead.

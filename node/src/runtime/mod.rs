@@ -194,6 +194,7 @@ fn attack(
 fn dispatch(inbound: Inbound, events: &Events, requests: &Requests, metrics: &Metrics) {
     let event = match inbound {
         Inbound::Connected(peer) => Event::Connected(peer),
+        Inbound::RoundTrip(peer, time) => Event::RoundTrip(peer, time),
         Inbound::Disconnected(_) => return,
         Inbound::Frame { from, frame, budget } => match decode::<Message>(&frame) {
             Ok(

@@ -338,10 +338,12 @@ async fn write(
     }
 }
 
-/// Never ends: the round-trip time as a metric.
+/// Never ends: the round-trip time, as a metric and for the engine's intervals.
 async fn measure(shared: &Shared, connection: &Connection, member: NodeId) {
     loop {
-        shared.metrics.round_trip(member, connection.rtt());
+        let time = connection.rtt();
+        shared.metrics.round_trip(member, time);
+        (shared.inbound)(Inbound::RoundTrip(member, time));
         tokio::time::sleep(RTT_EVERY).await;
     }
 }

@@ -122,6 +122,8 @@ impl From<Urgency> for Class {
 pub enum Inbound {
     /// Our connection to this member is up. What was sent before is lost.
     Connected(NodeId),
+    /// How long a packet to this member and its acknowledgement take, from time to time.
+    RoundTrip(NodeId, Duration),
     /// Our connection to this member is gone.
     Disconnected(NodeId),
     /// A member sent this.

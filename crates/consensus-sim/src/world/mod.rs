@@ -477,8 +477,13 @@ impl World {
         {
             return Ok(());
         }
+        let time = self.network.round_trip((node, peer));
         let peer = self.machines[peer].own;
-        self.input(node, Input::Connected(peer))
+        self.input(node, Input::Connected(peer))?;
+        if self.scenario.measured {
+            self.input(node, Input::RoundTrip { peer, time })?;
+        }
+        Ok(())
     }
 
     /// Starts the process of a machine, if it is down and may run.

@@ -54,8 +54,8 @@ pub(super) struct Election {
     entered_at: Sequence,
     /// k: how many views in a row ended early, less what calm took off again.
     failures: u32,
-    /// T, drawn when the view was entered.
-    timeout: Duration,
+    /// The random part of T, drawn when the view was entered.
+    jitter: Duration,
     /// When the failures of the past counted for less the last time.
     calmed: Duration,
     /// Since when fewer members than a quorum have been heard.
@@ -99,13 +99,13 @@ impl Election {
     }
 
     /// Begins an epoch, at its view 0.
-    pub(super) fn restart(&mut self, now: Duration, sequence: Sequence, timeout: Duration) {
+    pub(super) fn restart(&mut self, now: Duration, sequence: Sequence, jitter: Duration) {
         *self = Self {
             begun: true,
             started: self.started,
             entered: now,
             entered_at: sequence,
-            timeout,
+            jitter,
             calmed: now,
             alone_since: self.alone_since,
             leader_heard: now,
@@ -116,16 +116,25 @@ impl Election {
 }
 
 impl Engine {
-    /// Draws T = T0 * 2^k + up to T0 / 2.
-    pub(super) fn draw_timeout(&mut self, failures: u32) -> Duration {
-        let t0 = self.timing.timeout;
-        let doublings = if mutant!(TimeoutConstant) { 0 } else { failures.min(MAX_DOUBLINGS) };
-        t0 * 2_u32.pow(doublings) + self.random.below(t0 / 2)
+    /// Draws the random part of T: up to T0 / 4.
+    pub(super) fn draw_jitter(&mut self) -> Duration {
+        self.random.below(self.timing.timeout / 4)
+    }
+
+    /// 2^k, by which a view's times are longer after k views that ended early.
+    fn multiplier(&self) -> u32 {
+        let failures = self.election.failures.min(MAX_DOUBLINGS);
+        if mutant!(TimeoutConstant) { 1 } else { 2_u32.pow(failures) }
+    }
+
+    /// T = T0 * 2^k and the random part. T0 follows the network, also within a view.
+    fn view_timeout(&self) -> Duration {
+        self.timing.timeout * self.multiplier() + self.election.jitter
     }
 
     /// After a start: the view that the store gave back counts as entered now.
     pub(super) fn recall_election(&mut self) {
-        self.election.timeout = self.draw_timeout(0);
+        self.election.jitter = self.draw_jitter();
         self.election.entered_at = self.state.sequence;
         self.election.want = self.view;
     }
@@ -223,10 +232,7 @@ impl Engine {
             election.calmed = now.at;
             failures = failures.saturating_sub(1);
         }
-        if failures < election.failures {
-            election.failures = failures;
-            self.election.timeout = self.draw_timeout(failures);
-        }
+        election.failures = failures;
     }
 
     /// When to look again, while this node is a member.
@@ -290,16 +296,17 @@ impl Engine {
     /// The first of this node's own reasons to leave the view that holds.
     fn own_reason(&self, now: Now) -> Option<Reason> {
         let election = &self.election;
-        let lasted_times = |since: Duration, times: u32| {
-            now.at.saturating_sub(since.max(election.entered)) >= election.timeout * times
+        let timeout = self.view_timeout();
+        let working = timeout + self.timing.deciding * self.multiplier();
+        let lasted = |since: Duration, time: Duration| {
+            now.at.saturating_sub(since.max(election.entered)) >= time
         };
-        let lasted = |since: Duration| lasted_times(since, 1);
         let leader = self.leader();
         let leads = self.leads();
         // Who knows that a quorum went on catches up instead.
         let behind = self.catch_up.has_records() || self.successor.is_some() || self.is_behind();
-        let silent = !leads && lasted(election.leader_heard);
-        let not_begun = !self.active && lasted(election.entered);
+        let silent = !leads && lasted(election.leader_heard, timeout);
+        let not_begun = !self.active && lasted(election.entered, working);
         let acknowledged = self
             .position(leader)
             .filter(|_| !leads)
@@ -313,7 +320,7 @@ impl Engine {
                     .is_some_and(|tips| tips.get(lane).is_none_or(|tip| tip.height < height))
             };
             undecided.is_some_and(|(height, since)| {
-                lasted_times(since, if lacks(height) { FETCHING_TIMEOUTS } else { 1 })
+                lasted(since, working * if lacks(height) { FETCHING_TIMEOUTS } else { 1 })
             })
         });
         let decided = self.state.sequence.0.saturating_sub(election.entered_at.0);
@@ -363,8 +370,8 @@ impl Engine {
         } else {
             (before + 1).min(MAX_DOUBLINGS)
         };
-        let timeout = self.draw_timeout(failures);
-        self.election.restart(now.at, self.state.sequence, timeout);
+        let jitter = self.draw_jitter();
+        self.election.restart(now.at, self.state.sequence, jitter);
         self.election.failures = failures;
         self.election.want = view;
         self.remember_votes(self.state.sequence.next());

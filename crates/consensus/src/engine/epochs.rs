@@ -65,8 +65,9 @@ impl Engine {
         self.next_round = Round::default();
         self.round_since = now.at;
         self.acknowledged.clear();
-        let timeout = self.draw_timeout(0);
-        self.election.restart(now.at, self.state.sequence, timeout);
+        self.follow_the_network();
+        let jitter = self.draw_jitter();
+        self.election.restart(now.at, self.state.sequence, jitter);
         let own_tip = self
             .own_position()
             .and_then(|position| self.state.tips.get(position))

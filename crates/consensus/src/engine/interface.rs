@@ -18,7 +18,8 @@ pub struct Now {
     pub wall_ms: u64,
 }
 
-/// Local intervals. None needs to be the same on all nodes.
+/// Local intervals. None needs to be the same on all nodes. Where the network is slower than they
+/// expect, they follow it: see [`Timing::over`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// The least time between two proposals of a leader.
@@ -35,6 +36,8 @@ pub struct Timing {
     pub retry: Duration,
     /// T0: how long a leader may be silent, or leave work undone, before another one is wanted.
     pub timeout: Duration,
+    /// How much longer than a silent leader one may take that leaves work undone.
+    pub deciding: Duration,
     /// After so long without work the last sequence is checkpointed.
     pub idle: Duration,
 }
@@ -50,6 +53,7 @@ impl Default for Timing {
             patience: ms(100),
             retry: ms(50),
             timeout: ms(250),
+            deciding: Duration::ZERO,
             idle: ms(1_000),
         }
     }
@@ -199,6 +203,13 @@ pub enum Input {
     },
     /// The channel to a peer is new: what was sent before may be lost.
     Connected(NodeId),
+    /// The driver measured how long a message to a peer and the answer to it take.
+    RoundTrip {
+        /// The peer.
+        peer: NodeId,
+        /// How long.
+        time: Duration,
+    },
     /// A client's payload.
     Submit(Payload),
     /// The admin's order to change the validators.

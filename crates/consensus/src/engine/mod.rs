@@ -36,6 +36,7 @@ mod random;
 mod recent;
 mod repair;
 mod round;
+mod round_trips;
 mod standing;
 mod view_change;
 
@@ -58,6 +59,7 @@ use peer::Peer;
 use random::Random;
 use recent::RecentIds;
 use round::Round;
+use round_trips::RoundTrips;
 use standing::Standing;
 pub use standing::{Mark, Role};
 use std::{
@@ -81,7 +83,11 @@ pub struct Engine {
     chain_id: Hash,
     signers: Vec<Arc<dyn Signer>>,
     verifier: Arc<dyn Verifier>,
+    /// The configured intervals.
+    floors: Timing,
+    /// The intervals in force: the configured ones, stretched by the network.
     timing: Timing,
+    round_trips: RoundTrips,
     limits: Limits,
     random: Random,
 
@@ -179,7 +185,9 @@ impl Engine {
         let mut engine = Self {
             chain_id,
             verifier,
+            floors: timing,
             timing,
+            round_trips: RoundTrips::default(),
             limits,
             random: Random::new(seed),
             standing: Standing::at_start(recovered.stale),
@@ -280,6 +288,7 @@ impl Engine {
             }
             Input::Message { from, .. } => self.violation(from, ViolationKind::Malformed),
             Input::Connected(peer) => self.reconnected(peer),
+            Input::RoundTrip { peer, time } => self.measured(peer, time),
             Input::Submit(payload) => self.submit(now, payload),
             Input::Reconfigure(order) => self.take_item(Item::Reconfig(order)),
             Input::Resign => self.election.resign(),

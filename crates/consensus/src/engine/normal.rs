@@ -502,27 +502,6 @@ impl Engine {
         vote.verifies(self.chain_id, &self.validators, &*self.verifier)
     }
 
-    /// The COMMIT of a member that this node holds, of the next two sequences.
-    pub(super) fn commit_of(&self, voter: NodeId) -> Option<Vote> {
-        let next = self.state.sequence.next();
-        [(&self.next_round, next.next()), (&self.round, next)].into_iter().find_map(
-            |(round, sequence)| {
-                let (phase, digest, signature) = round
-                    .votes_of(voter, self.leader())
-                    .find(|(phase, ..)| *phase == Phase::Commit)?;
-                let ballot = Ballot {
-                    epoch: self.validators.epoch,
-                    phase,
-                    view: self.view,
-                    sequence,
-                    digest,
-                    voter,
-                };
-                Some(Vote { ballot, signature })
-            },
-        )
-    }
-
     /// Counts an own vote and has it written before the turn's messages leave.
     fn cast(&mut self, now: Now, vote: Vote, proposed: Option<(Proposal, Vote)>) {
         let Ballot { view, sequence, phase, .. } = vote.ballot;

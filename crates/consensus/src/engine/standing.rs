@@ -131,8 +131,7 @@ impl Engine {
             .cloned();
         let mut recalled =
             Recalled { epoch: self.validators.epoch, view_change, ..Recalled::default() };
-        let mut votes: Vec<Vote> = self.votes_of(from);
-        votes.extend(peer.newest_vote.clone());
+        let mut votes = self.votes_of(from);
         votes.sort_by_key(|vote| {
             std::cmp::Reverse((vote.ballot.view, vote.ballot.sequence, vote.ballot.phase))
         });
@@ -151,7 +150,7 @@ impl Engine {
     }
 
     /// All votes of a member that this node holds.
-    fn votes_of(&self, voter: NodeId) -> Vec<Vote> {
+    pub(super) fn votes_of(&self, voter: NodeId) -> Vec<Vote> {
         let chosen = self.new_view.as_ref().and_then(|new_view| new_view.prepared.as_ref());
         let certificates = [
             self.prepared.as_ref().map(|p| &p.certificate),
@@ -181,7 +180,9 @@ impl Engine {
                 Vote { ballot, signature }
             })
         });
-        in_certificates.chain(in_rounds).collect()
+        let peer = self.position(voter).and_then(|position| self.peers.get(position));
+        let given_up = peer.and_then(|peer| peer.newest_vote.clone());
+        in_certificates.chain(in_rounds).chain(given_up).collect()
     }
 
     pub(super) fn receive_recalled(&mut self, from: NodeId, recalled: Recalled) {

@@ -8,7 +8,7 @@
 use super::{Engine, Now, Recipient, ViolationKind, Write, standing::Standing};
 use crate::message::Message;
 use cretoai_types::{
-    Choice, Evidence, NewView, NodeId, Prepared, Signature, ViewChange, ViewChangeHead,
+    Choice, Evidence, NewView, NodeId, Phase, Prepared, Signature, ViewChange, ViewChangeHead,
     mutants::mutant,
 };
 use std::sync::Arc;
@@ -109,13 +109,18 @@ impl Engine {
     }
 
     /// A VIEW-CHANGE that does not show what its node committed before is evidence.
+    ///
+    /// The COMMIT may be of a round that this node has left or decided since.
     fn look_for_concealment(&mut self, head: &ViewChangeHead, signature: &Signature) {
-        let held = self.commit_of(head.node);
-        if let Some(commit) = held {
-            let evidence = Evidence::Concealed(commit, head.clone(), signature.clone());
-            if evidence.offence().is_some() {
-                self.accuse(evidence);
-            }
+        let commits = self
+            .votes_of(head.node)
+            .into_iter()
+            .filter(|vote| vote.ballot.phase == Phase::Commit && vote.ballot.view < head.view);
+        let mut evidence = commits
+            .map(|commit| Evidence::Concealed(commit, head.clone(), signature.clone()))
+            .filter(|evidence| evidence.offence().is_some());
+        if let Some(evidence) = evidence.next() {
+            self.accuse(evidence);
         }
     }
 
