@@ -1,7 +1,11 @@
 //! What the front of a node (its ports) asks of the back (store and engine), and nothing more: the
 //! two meet in these traits, so that each is tested without the other.
 
-use crate::{config::Config, metrics::Metrics, storage::Receipted};
+use crate::{
+    config::Config,
+    metrics::Metrics,
+    storage::{Decided, Receipted},
+};
 use cretoai_control::{
     api::{EvidenceList, NodeStatus},
     keys::SecretKey,
@@ -10,7 +14,7 @@ use cretoai_types::{
     Epoch, Hash, Outcome, Payload, PublicKey, Ready, Sequence, SignedGenesis, SignedReconfig,
 };
 use std::{future::Future, sync::Arc, time::Duration};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// The running ledger, as clients see it.
 pub trait Ledger: Send + Sync + 'static {
@@ -31,6 +35,15 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// A sentence, when the store cannot be read.
     fn receipt(&self, id: &Hash) -> Result<Receipted, String>;
+
+    /// What a sequence decided, or nothing if it is not executed here. May read the disk.
+    ///
+    /// # Errors
+    /// A sentence, when the store cannot be read.
+    fn decided(&self, sequence: Sequence) -> Result<Option<Decided>, String>;
+
+    /// The newest executed sequence, as it grows; nothing once the node stops.
+    fn newest(&self) -> watch::Receiver<Option<Sequence>>;
 
     /// Evidence that the chain counted, at most `count` from number `first` on. May read the disk.
     ///

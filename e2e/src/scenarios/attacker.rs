@@ -35,6 +35,9 @@ const WATCHED: Duration = Duration::from_secs(10);
 /// them.
 const RETURN: Duration = Duration::from_secs(120);
 
+/// From the last evidence to the alert: rules are evaluated twice a minute.
+const ALERTED: Duration = Duration::from_secs(75);
+
 /// Tolerated, proven, named.
 pub async fn tolerated(lab: &mut Lab) -> Result<String> {
     let image = lab.settings.byzantine_image.as_ref().ok_or_else(|| {
@@ -101,9 +104,16 @@ pub async fn tolerated(lab: &mut Lab) -> Result<String> {
     let (sequence, _) = check::agree_among(&cluster, &honest, Duration::from_secs(60)).await?;
     let known: Vec<Known> = seen.known();
     check::each_holds(&cluster, &honest, &known).await?;
+    let alerted = match &lab.prometheus {
+        Some(prometheus) => {
+            let since = prometheus.raises(&cluster, "ByzantineNodeDetected", ALERTED).await?;
+            format!("Prometheus raised ByzantineNodeDetected, waited for {}", seconds(since))
+        }
+        None => "no Prometheus was there to raise an alert".into(),
+    };
     cluster.delete().await?;
     Ok(format!(
-        "{attacker} ran the attacker's program {} after the patch; {proven}, {} later; SUSPECTED named it after {}; {} payloads final until then, longest pause {}; {caught_up}; {} payloads final in the {} after that, longest pause {}; {counted} pieces of evidence in all; all {} acknowledged payloads are on the 3 honest nodes, one chain at sequence {sequence}",
+        "{attacker} ran the attacker's program {} after the patch; {proven}, {} later; SUSPECTED named it after {}; {} payloads final until then, longest pause {}; {caught_up}; {} payloads final in the {} after that, longest pause {}; {counted} pieces of evidence in all; {alerted}; all {} acknowledged payloads are on the 3 honest nodes, one chain at sequence {sequence}",
         seconds(attacks.duration_since(turned)),
         seconds(found),
         seconds(named.duration_since(attacks)),

@@ -1,6 +1,7 @@
 //! What the scenarios share: a run's own namespaces, its operator, the cluster of four, and what is
 //! known to be final.
 
+use super::monitoring::Prometheus;
 use crate::{
     install::Installation,
     k8s::{Cluster, delete_namespace},
@@ -49,6 +50,8 @@ pub struct Lab {
     pub cluster: Cluster,
     /// Payloads that must never be lost.
     pub known: Vec<Known>,
+    /// The Prometheus of this run, once a scenario started it.
+    pub prometheus: Option<Prometheus>,
 }
 
 impl Lab {
@@ -67,7 +70,7 @@ impl Lab {
             watches: Some(namespace.clone()),
         };
         let cluster = Cluster::new(&client, &namespace, "prod");
-        Ok(Self { settings, client, installation, cluster, known: Vec::new() })
+        Ok(Self { settings, client, installation, cluster, known: Vec::new(), prometheus: None })
     }
 
     /// After a failure: gives the cluster time to be whole again, so that the next scenario is

@@ -10,6 +10,7 @@ mod diagnose;
 mod faults;
 mod input;
 mod lab;
+mod monitoring;
 mod operator;
 mod partition;
 mod payloads;
@@ -55,6 +56,7 @@ enum Scenario {
     Partition,
     TwoNodes,
     Adopt,
+    Monitoring,
     Operator,
     Attacker,
 }
@@ -72,7 +74,7 @@ impl std::fmt::Display for Skipped {
 impl std::error::Error for Skipped {}
 
 /// In the order in which they run: the shared cluster is left whole by each.
-const ALL: [Scenario; 13] = [
+const ALL: [Scenario; 14] = [
     Scenario::Install,
     Scenario::Payloads,
     Scenario::Latency,
@@ -84,6 +86,7 @@ const ALL: [Scenario; 13] = [
     Scenario::Partition,
     Scenario::TwoNodes,
     Scenario::Adopt,
+    Scenario::Monitoring,
     Scenario::Operator,
     Scenario::Attacker,
 ];
@@ -102,6 +105,7 @@ impl Scenario {
             Self::Partition => "partition",
             Self::TwoNodes => "two-nodes",
             Self::Adopt => "adopt",
+            Self::Monitoring => "monitoring",
             Self::Operator => "operator",
             Self::Attacker => "attacker",
         }
@@ -138,6 +142,9 @@ impl Scenario {
                 "kill -9 of two nodes, the leader among them: nothing is final meanwhile, the status names them, nothing is lost"
             }
             Self::Adopt => "the CretoCluster deleted and applied again: the same chain goes on",
+            Self::Monitoring => {
+                "a real Prometheus: every panel has data, no alert while all is well, a lost quorum is told"
+            }
             Self::Operator => {
                 "the operator killed at a random moment of ten creations: one genesis, one identity each"
             }
@@ -160,6 +167,7 @@ impl Scenario {
             Self::Partition => faults::partition(lab).await,
             Self::TwoNodes => faults::two_nodes(lab).await,
             Self::Adopt => birth::adopt(lab).await,
+            Self::Monitoring => monitoring::watched(lab).await,
             Self::Operator => operator::killed(lab).await,
             Self::Attacker => attacker::tolerated(lab).await,
         }
@@ -167,7 +175,7 @@ impl Scenario {
 
     const fn limit(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Operator => 420,
+            Self::Operator | Self::Monitoring => 420,
             _ => 300,
         })
     }

@@ -10,6 +10,7 @@ use super::{
     caching::{FOR_EVER, is_known, not_stored, wants_json},
     openapi,
     payloads::{Naming, PayloadStatus, check_content_type, naming, read_body, word},
+    records::{self, Streams},
 };
 use crate::{
     handle::{Ledger, Lookup, Place, SubmitError},
@@ -28,7 +29,7 @@ use axum::{
 };
 use cretoai_control::api::{EvidenceItem, EvidenceList, NodeStatus, Problem};
 use cretoai_serve::{Budget, Caller};
-use cretoai_types::{Hash, Outcome, Payload};
+use cretoai_types::{Hash, Outcome, Payload, Topic};
 use serde::Deserialize;
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -39,7 +40,7 @@ use tokio::sync::Semaphore;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-const PATHS: &str = "POST /v1/payloads, GET /v1/payloads/{id}, GET /v1/receipts/{id}, GET /v1/evidence, GET /v1/evidence/{number}, GET /v1/status, \
+const PATHS: &str = "POST /v1/payloads, GET /v1/payloads/{id}, GET /v1/receipts/{id}, GET /v1/records, GET /v1/stream, GET /v1/evidence, GET /v1/evidence/{number}, GET /v1/status, \
                      GET /openapi.json and GET /docs";
 /// Evidence in one answer: about 13 KiB each.
 const EVIDENCE_PAGE: usize = 64;
@@ -61,8 +62,9 @@ pub(super) struct Api {
     front: Arc<Front>,
     default_wait_ms: u64,
     receiving: Arc<Budget>,
-    answering: Arc<Budget>,
+    pub(super) answering: Arc<Budget>,
     lookups: Arc<Semaphore>,
+    pub(super) streams: Arc<Streams>,
 }
 
 /// The paths with their documents.
@@ -71,6 +73,7 @@ pub(super) fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(submit))
         .routes(routes!(look_up))
         .routes(routes!(receipt))
+        .merge(records::documented())
         .routes(routes!(list_evidence))
         .routes(routes!(one_evidence))
         .routes(routes!(status))
@@ -85,6 +88,7 @@ pub fn router(front: Arc<Front>, default_wait_ms: u64) -> Router {
         receiving: Budget::new(RECEIVING),
         answering: Budget::new(ANSWERING),
         lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        streams: Arc::default(),
     };
     openapi::with_documents(documented())
         .fallback(async || ApiError::no_such_path(PATHS))
@@ -99,6 +103,9 @@ struct SubmitQuery {
     /// How long the answer may wait for the outcome, in milliseconds; 0 answers at once.
     #[param(value_type = Option<u64>, maximum = 60_000)]
     wait: Option<String>,
+    /// Under which the payload is filed: part of its id, so the same in every retry.
+    #[param(min_length = 1, max_length = 64)]
+    topic: Option<String>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -110,7 +117,7 @@ struct EvidenceQuery {
 }
 
 impl Api {
-    fn ledger(&self) -> Result<&Arc<dyn Ledger>, ApiError> {
+    pub(super) fn ledger(&self) -> Result<&Arc<dyn Ledger>, ApiError> {
         self.front
             .ledger()
             .ok_or_else(|| not_ready(&format!("this node is {}", self.front.status().waiting_for)))
@@ -134,7 +141,7 @@ impl Api {
     }
 
     /// Reads the ledger, off the threads that serve, when it is this request's turn.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn Ledger) -> Result<T, String> + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -165,13 +172,14 @@ impl Api {
         let ledger = self.ledger()?;
         check_content_type(headers)?;
         let wait = self.wait(query)?;
+        let topic = query.topic.as_deref().map(topic).transpose()?;
         let naming = naming(headers, unix_ms().max(ledger.newest_time_ms()))?;
         let mut charge = self.receiving.charge(caller);
         let data = read_body(headers, body, &mut charge).await?;
         let payload = Payload {
             key: naming.key,
             valid_until_ms: naming.valid_until_ms,
-            topic: None,
+            topic,
             data: data.into(),
         };
         let ticket = ledger.submit(payload).map_err(|error| match error {
@@ -219,7 +227,11 @@ impl Api {
     }
 
     /// A body that is charged to its reader until it has been read.
-    fn held(&self, caller: Option<Extension<Caller>>, data: Vec<u8>) -> Result<Body, ApiError> {
+    pub(super) fn held(
+        &self,
+        caller: Option<Extension<Caller>>,
+        data: Vec<u8>,
+    ) -> Result<Body, ApiError> {
         let mut charge = self.answering.charge(of(caller));
         if charge.grow(data.len()) {
             return Ok(Body::from(charge.hold(data)));
@@ -359,6 +371,7 @@ async fn look_up(
     let (kind, data) = if json {
         let receipt = PayloadStatus::ordered(&hash, &place)
             .named(Naming::of(&payload))
+            .filed(payload.topic.as_ref())
             .with_data(&payload.data);
         let json = serde_json::to_vec(&receipt);
         ("application/json", json.map_err(|e| ApiError::internal(format!("the receipt: {e}")))?)
@@ -488,7 +501,7 @@ async fn status(State(api): State<Arc<Api>>) -> Json<NodeStatus> {
 }
 
 /// The address that a request is charged to. Only a router without a port has none.
-fn of(caller: Option<Extension<Caller>>) -> Caller {
+pub(super) fn of(caller: Option<Extension<Caller>>) -> Caller {
     caller
         .map_or_else(|| Caller::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), |Extension(caller)| caller)
 }
@@ -519,11 +532,22 @@ fn number(text: &str, field: &'static str) -> Result<usize, ApiError> {
     })
 }
 
-fn bad_query(rejection: QueryRejection) -> ApiError {
+pub(super) fn bad_query(rejection: QueryRejection) -> ApiError {
     let detail = format!("the query cannot be read: {}", rejection.body_text());
     ApiError::new(StatusCode::BAD_REQUEST, "bad_query", detail)
         .field("query")
         .fix("send each parameter of /openapi.json at most once, percent-encoded")
+}
+
+/// A topic, as a parameter names it.
+pub(super) fn topic(text: &str) -> Result<Topic, ApiError> {
+    Topic::new(text).map_err(|why| {
+        let shown: String = text.chars().take(80).collect();
+        let detail = format!("topic={shown:?} is not one: {why}");
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_parameter", detail)
+            .field("topic")
+            .fix("send such a topic, or leave it out")
+    })
 }
 
 fn bad_path(rejection: PathRejection) -> ApiError {

@@ -29,6 +29,12 @@ impl ApiError {
         Self { status, code, field: None, detail, fix, headers }
     }
 
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Says what to do, as an imperative.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {

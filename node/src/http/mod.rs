@@ -13,6 +13,7 @@ pub mod front;
 pub mod openapi;
 mod payloads;
 pub mod probes;
+mod records;
 mod serve;
 
 pub use error::ApiError;

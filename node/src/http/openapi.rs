@@ -27,6 +27,7 @@ use utoipa_swagger_ui::Config;
     ),
     tags(
         (name = "payloads", description = "Bytes that execute at most once"),
+        (name = "records", description = "The chain in order"),
         (name = "evidence", description = "Proofs that a validator broke a rule"),
         (name = "status", description = "One node's account of itself"),
     )

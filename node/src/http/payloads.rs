@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, HeaderName, StatusCode, header},
 };
 use cretoai_serve::Charge;
-use cretoai_types::{Hash, MAX_PAYLOAD_DATA, Outcome, Payload};
+use cretoai_types::{Hash, MAX_PAYLOAD_DATA, Outcome, Payload, Topic};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use std::time::Duration;
@@ -227,6 +227,9 @@ pub(super) struct PayloadStatus {
     /// Until when it may execute, Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     valid_until: Option<u64>,
+    /// Its topic, when it was looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<String>,
     /// The payload in Base64, when it was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<String>,
@@ -247,6 +250,7 @@ impl PayloadStatus {
             latency_ms: None,
             idempotency_key: None,
             valid_until: None,
+            topic: None,
             data: None,
         }
     }
@@ -277,6 +281,11 @@ impl PayloadStatus {
 
     pub(super) fn after(mut self, latency: Duration) -> Self {
         self.latency_ms = Some((latency.as_secs_f64() * 1e6).round() / 1e3);
+        self
+    }
+
+    pub(super) fn filed(mut self, topic: Option<&Topic>) -> Self {
+        self.topic = topic.map(|topic| topic.as_str().to_owned());
         self
     }
 

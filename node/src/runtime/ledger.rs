@@ -14,7 +14,7 @@ use crate::{
     evidence,
     handle::{Ledger, Lookup, Place, SubmitError, SubmitTicket},
     metrics::Metrics,
-    storage::{Receipted, StorageError},
+    storage::{Decided, Receipted, StorageError},
     sync::{lock, unix_ms},
     transport::Transport,
 };
@@ -36,7 +36,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Bytes of payloads that were taken in and are not final. Not more than the engine holds unsealed,
 /// so that it never refuses what was taken in.
@@ -77,6 +77,8 @@ pub struct Node {
     threads: Later<Mutex<Option<Threads>>>,
     pending: Mutex<Pending>,
     snapshot: Mutex<Snapshot>,
+    /// The newest executed sequence, durable; nothing once the node stops.
+    newest: watch::Sender<Option<Sequence>>,
 }
 
 #[derive(Default)]
@@ -132,6 +134,7 @@ impl Node {
             threads: Later::new(),
             pending: Mutex::default(),
             snapshot: Mutex::new(snapshot),
+            newest: watch::Sender::new(Some(engine.state().sequence)),
         })
     }
 
@@ -145,6 +148,8 @@ impl Node {
         self.vitals.leave();
         tokio::time::sleep(grace).await;
         self.vitals.close();
+        // Ends the streams, which tells their readers where to go on.
+        self.newest.send_replace(None);
         self.resign().await;
         let pending = || lock(&self.pending).payloads.len();
         let ordered = async {
@@ -237,6 +242,12 @@ impl Node {
         let mut finality = Vec::new();
         for execution in &turn.executions {
             self.answer(execution, &mut finality);
+        }
+        if let Some(last) = turn.executions.last() {
+            let sequence = last.record.proposal.sequence;
+            self.newest.send_if_modified(|newest| {
+                newest.as_mut().map(|newest| *newest = sequence).is_some()
+            });
         }
         if !turn.refused.is_empty() {
             let mut pending = lock(&self.pending);
@@ -443,6 +454,15 @@ impl Ledger for Node {
 
     fn receipt(&self, id: &Hash) -> Result<Receipted, String> {
         self.store.storage().receipt(&self.genesis, id).map_err(|error| error.to_string())
+    }
+
+    fn decided(&self, sequence: Sequence) -> Result<Option<Decided>, String> {
+        let storage = self.store.storage();
+        storage.decided(self.identity.chain_id, sequence).map_err(|error| error.to_string())
+    }
+
+    fn newest(&self) -> watch::Receiver<Option<Sequence>> {
+        self.newest.subscribe()
     }
 
     fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String> {

@@ -18,6 +18,7 @@
 mod evidence;
 mod fetch;
 mod files;
+mod history;
 mod proofs;
 mod receipt;
 mod recover;
@@ -31,6 +32,7 @@ use cretoai_types::{
     Vertex, decode, encode,
 };
 pub use evidence::Counted;
+pub use history::Decided;
 use proofs::{Range, Sweep};
 pub use receipt::Receipted;
 use rocksdb::{

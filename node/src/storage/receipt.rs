@@ -82,7 +82,7 @@ impl Storage {
     }
 
     /// What became of every payload of a record, in order.
-    fn leaves(
+    pub(super) fn leaves(
         &self,
         domain: &Domain,
         finalized: &Finalized,

@@ -11,7 +11,7 @@ use cretoai_node::{
     handle::{Birth, GenesisRefused, Ledger, Lookup, Place, SubmitError, SubmitTicket},
     http::{Front, Listening, client_api, control, front::Identification, probes},
     metrics::{Metrics, Port},
-    storage::Receipted,
+    storage::{Decided, Receipted},
 };
 use cretoai_serve::Limits;
 use cretoai_types::{
@@ -77,12 +77,41 @@ pub struct Fake {
     pub lookup_takes: Mutex<Duration>,
     lookups: AtomicUsize,
     pub most_lookups: AtomicUsize,
+    chain: Mutex<Vec<Decided>>,
+    newest: Newest,
+    /// The newest sequence that was read in order.
+    most_decided: AtomicUsize,
+}
+
+struct Newest(watch::Sender<Option<Sequence>>);
+
+impl Default for Newest {
+    fn default() -> Self {
+        Self(watch::Sender::new(Some(Sequence(0))))
+    }
 }
 
 impl Fake {
     /// Drops the clients that wait.
     pub fn give_up(&self) {
         self.waiting.lock().unwrap().clear();
+    }
+
+    /// The chain grows by a record.
+    pub fn decide(&self, decided: Decided) {
+        let sequence = decided.sequence;
+        self.chain.lock().unwrap().push(decided);
+        self.newest.0.send_replace(Some(sequence));
+    }
+
+    /// The newest sequence that was read in order.
+    pub fn most_decided(&self) -> usize {
+        self.most_decided.load(Ordering::SeqCst)
+    }
+
+    /// The node stops.
+    pub fn stop(&self) {
+        self.newest.0.send_replace(None);
     }
 
     pub fn answers(&self, answer: Answer) {
@@ -135,6 +164,16 @@ impl Ledger for Fake {
             return Ok(Receipted::NotYet(Sequence(7)));
         }
         Ok(Receipted::Ready(Box::new(a_receipt(*id))))
+    }
+
+    fn decided(&self, sequence: Sequence) -> Result<Option<Decided>, String> {
+        let number = usize::try_from(sequence.0).unwrap_or(usize::MAX);
+        self.most_decided.fetch_max(number, Ordering::SeqCst);
+        Ok(self.chain.lock().unwrap().get(number - 1).cloned())
+    }
+
+    fn newest(&self) -> watch::Receiver<Option<Sequence>> {
+        self.newest.0.subscribe()
     }
 
     fn evidence(&self, first: usize, count: usize) -> Result<EvidenceList, String> {

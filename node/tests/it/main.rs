@@ -9,6 +9,7 @@ mod http_limits;
 mod http_outcomes;
 mod init;
 mod process;
+mod records;
 mod store;
 mod transport;
 mod writes;

@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-struct Process {
+pub struct Process {
     child: Child,
     own: Addresses,
 }
 
 /// Starts the only member of a cluster.
-fn start(volume: &Path, own: Addresses, admin: &SecretKey, grace_ms: u64) -> Process {
+pub fn start(volume: &Path, own: Addresses, admin: &SecretKey, grace_ms: u64) -> Process {
     start_logging_to(volume, own, admin, grace_ms, Stdio::inherit())
 }
 
@@ -44,7 +44,7 @@ fn start_logging_to(
 }
 
 impl Process {
-    async fn ready(&self) {
+    pub async fn ready(&self) {
         until("readiness", async || {
             let answer = tokio::net::TcpStream::connect(self.own.metrics).await.is_ok();
             let ready = answer && http(self.own.metrics, "GET /ready", b"").await.0 == 200;
@@ -53,12 +53,12 @@ impl Process {
         .await;
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub async fn ended(&mut self) -> ExitStatus {
         until("the end of the process", async || self.child.try_wait().unwrap()).await
     }
 }
@@ -72,7 +72,7 @@ impl Drop for Process {
     }
 }
 
-fn admin() -> SecretKey {
+pub fn admin() -> SecretKey {
     SecretKey::from_seed(&[42; 32]).unwrap()
 }
 
