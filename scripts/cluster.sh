@@ -29,7 +29,7 @@ take_down_cluster() { if local_cluster; then e2e/kubernetes/cluster down; fi; }
 #   CRETO_REACH = direct: addresses of pods and Services, and names NAME.NAMESPACE.svc.cluster.local, are reached from the command;
 #                 forward: only the API server is, so a port has to be forwarded.
 on_cluster() { # COMMAND...
-    local variables=(CRETO_HELM="$CRETO_LOCAL/tools/bin/helm" CRETO_CHARTS="$root/charts" CRETO_SAMPLES="$root/config/samples" CRETO_NODE_BINARY="$out/release/cretoai-node" CRETO_PROMETHEUS="$CRETO_LOCAL/tools/bin/prometheus") line
+    local variables=(CRETO_HELM="$CRETO_LOCAL/tools/bin/helm" CRETO_CHARTS="$root/charts" CRETO_SAMPLES="$root/config/samples" CRETO_NODE_BINARY="$out/release/cretoai-node" CRETO_CLIENT_BINARY="$out/release/cretoai" CRETO_PROMETHEUS="$CRETO_LOCAL/tools/bin/prometheus") line
     while read -r line; do variables+=("$line"); done <"$out/images/names"
     if local_cluster; then
         e2e/kubernetes/cluster run env "${variables[@]}" CRETO_REACH=direct CRETO_KUBECTL="$(e2e/kubernetes/cluster programs)/kubectl" "$@"

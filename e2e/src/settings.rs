@@ -58,6 +58,8 @@ pub struct Settings {
     pub byzantine_image: Option<Image>,
     /// The node's program, for what it does without a node.
     pub node_binary: PathBuf,
+    /// The program that people type, cretoai.
+    pub client_binary: PathBuf,
     /// The prometheus program.
     pub prometheus: PathBuf,
     /// How pods are reached.
@@ -100,6 +102,7 @@ impl Settings {
             e2e_image: image("CRETO_E2E_IMAGE")?,
             byzantine_image: image("CRETO_BYZANTINE_IMAGE")?,
             node_binary: path("CRETO_NODE_BINARY", "target/release/cretoai-node"),
+            client_binary: path("CRETO_CLIENT_BINARY", "target/release/cretoai"),
             prometheus: path("CRETO_PROMETHEUS", "prometheus"),
             reach,
         })

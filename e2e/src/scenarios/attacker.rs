@@ -53,6 +53,9 @@ pub async fn tolerated(lab: &mut Lab) -> Result<String> {
         }))
         .await?;
     cluster.whole(Duration::from_secs(120)).await?;
+    if let Some(prometheus) = &lab.prometheus {
+        prometheus.watch(&cluster).await?;
+    }
     let (_, leader) = check::leader(&cluster).await?;
     let names = check::names(&cluster).await?;
     // The next to lead, so that it does when the leader is killed.
@@ -172,10 +175,8 @@ async fn turn(cluster: &Cluster, pod: &str, image: &str) -> Result<()> {
     .await
 }
 
-/// Every honest node has the same first evidence against the attacker, and the node's own program
-/// verifies it without any node.
-async fn proven(lab: &Lab, cluster: &Cluster, attacker: &str, honest: &[String]) -> Result<String> {
-    let folder = Folder::new()?;
+/// The genesis of a cluster, as its ConfigMap holds it.
+pub async fn genesis(cluster: &Cluster) -> Result<Vec<u8>> {
     let map: ConfigMap = cluster
         .api::<ConfigMap>()
         .get(&format!("{}-genesis", cluster.name))
@@ -185,7 +186,14 @@ async fn proven(lab: &Lab, cluster: &Cluster, attacker: &str, honest: &[String])
         .binary_data
         .and_then(|mut data| data.remove("genesis"))
         .context("the genesis ConfigMap has no key genesis")?;
-    let genesis_file = folder.write("genesis", &genesis.0)?;
+    Ok(genesis.0)
+}
+
+/// Every honest node has the same first evidence against the attacker, and the node's own program
+/// verifies it without any node.
+async fn proven(lab: &Lab, cluster: &Cluster, attacker: &str, honest: &[String]) -> Result<String> {
+    let folder = Folder::new()?;
+    let genesis_file = folder.write("genesis", &genesis(cluster).await?)?;
     let (mut first, mut told) = (None, String::new());
     for name in honest {
         let answer = until(Duration::from_secs(120), &format!("evidence at {name}"), || async {
@@ -313,16 +321,16 @@ async fn under_lies(
 }
 
 /// A folder that goes when it is no longer needed.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("creto-evidence-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(Self(path))
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.0.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)

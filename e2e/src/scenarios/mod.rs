@@ -6,6 +6,7 @@
 mod attacker;
 mod birth;
 mod check;
+mod client;
 mod diagnose;
 mod faults;
 mod input;
@@ -48,6 +49,7 @@ enum Scenario {
     Install,
     Payloads,
     Latency,
+    Client,
     Stranger,
     Input,
     Refusals,
@@ -74,10 +76,11 @@ impl std::fmt::Display for Skipped {
 impl std::error::Error for Skipped {}
 
 /// In the order in which they run: the shared cluster is left whole by each.
-const ALL: [Scenario; 14] = [
+const ALL: [Scenario; 15] = [
     Scenario::Install,
     Scenario::Payloads,
     Scenario::Latency,
+    Scenario::Client,
     Scenario::Stranger,
     Scenario::Input,
     Scenario::Refusals,
@@ -97,6 +100,7 @@ impl Scenario {
             Self::Install => "install",
             Self::Payloads => "payloads",
             Self::Latency => "latency",
+            Self::Client => "client",
             Self::Stranger => "stranger",
             Self::Input => "input",
             Self::Refusals => "refusals",
@@ -120,6 +124,7 @@ impl Scenario {
             Self::Latency => {
                 "100 payloads/s of 512 B through the Service; memory of nodes and operator"
             }
+            Self::Client => "cretoai, as people type it: submit, tail, get, receipt, verify",
             Self::Stranger => {
                 "a pod that is no member, and one with a stolen public key: refused and counted"
             }
@@ -159,6 +164,7 @@ impl Scenario {
             Self::Install => birth::install(lab).await,
             Self::Payloads => payloads::thousand(lab).await,
             Self::Latency => payloads::latency(lab).await,
+            Self::Client => client::typed(lab).await,
             Self::Stranger => strangers::refused(lab).await,
             Self::Input => input::refused(lab).await,
             Self::Refusals => refusals::bounded(lab).await,

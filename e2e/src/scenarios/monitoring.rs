@@ -9,16 +9,18 @@ use super::{
     traffic::{Traffic, Way},
 };
 use crate::{
-    api::Client,
+    api::{Client, METRICS_PORT},
     figures::seconds,
-    k8s::{Cluster, until},
+    k8s::{Cluster, pod_ip, until},
     settings::Settings,
 };
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -30,6 +32,8 @@ const WRITTEN: Duration = Duration::from_secs(45);
 const RAISED: Duration = Duration::from_secs(150);
 /// From the quorum's return to the end of the alert.
 const TAKEN_BACK: Duration = Duration::from_secs(90);
+/// Where the operator's metrics are.
+const OPERATOR_PORT: u16 = 8080;
 /// What Grafana puts in place of its variable.
 const RATE_INTERVAL: &str = "1m";
 
@@ -48,8 +52,7 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes the nodes and the operator of this run, as the chart's
-    /// ServiceMonitors ask for, with the chart's rules.
+    /// Starts one that scrapes the operator of this run, with the chart's rules.
     async fn start(lab: &Lab) -> Result<Self> {
         let program = &lab.settings.prometheus;
         if !program.exists() {
@@ -62,8 +65,12 @@ impl Prometheus {
         let folder = std::env::temp_dir().join(format!("{}-prometheus", lab.cluster.namespace));
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let file = folder.join("prometheus.json");
-        std::fs::write(&file, configuration(lab)?.to_string())
+        std::fs::write(&file, configuration(lab, &folder)?.to_string())
             .with_context(|| format!("writing {}", file.display()))?;
+        let operator = lab.installation.pods(&lab.client).await?;
+        let operator: Vec<Value> =
+            operator.iter().map(|pod| target(pod, OPERATOR_PORT, None)).collect::<Result<_>>()?;
+        std::fs::write(folder.join("operator-targets.json"), Value::from(operator).to_string())?;
         let address = free_address().await?;
         let log = folder.join("log");
         let errors =
@@ -92,6 +99,24 @@ impl Prometheus {
             format!("it said: {}", text.lines().last().unwrap_or("nothing"))
         })?;
         Ok(prometheus)
+    }
+
+    /// Scrapes the nodes of `cluster`, too.
+    ///
+    /// # Errors
+    /// The API server does not answer, or the disk takes nothing.
+    pub async fn watch(&self, cluster: &Cluster) -> Result<()> {
+        let pods = cluster.pods().await?;
+        let targets: Vec<Value> = pods
+            .iter()
+            .map(|pod| target(pod, METRICS_PORT, Some(cluster)))
+            .collect::<Result<_>>()?;
+        // Renamed into place, so that no half file is read.
+        let file = self.folder.join(format!("{}-targets.json", cluster.name));
+        let new = self.folder.join("new");
+        std::fs::write(&new, Value::from(targets).to_string())
+            .and_then(|()| std::fs::rename(&new, &file))
+            .with_context(|| format!("writing {}", file.display()))
     }
 
     async fn get(&self, path: &str) -> Result<Value> {
@@ -161,38 +186,30 @@ async fn free_address() -> Result<SocketAddr> {
     Ok(listener.local_addr()?)
 }
 
-/// What Prometheus is told. JSON is YAML.
-fn configuration(lab: &Lab) -> Result<Value> {
-    let kubeconfig = std::env::var("KUBECONFIG").context("KUBECONFIG is not set")?;
+/// What Prometheus is told. JSON is YAML. Debian's is built without the discovery of Kubernetes, so
+/// a file names the targets.
+fn configuration(lab: &Lab, folder: &Path) -> Result<Value> {
     let rules = lab.settings.charts.join("creto-operator/monitoring/rules");
     let rules = std::path::absolute(&rules).context("the folder of the rules")?;
-    let job = |name: &str, namespace: &str, service: &str, port: &str| {
-        let keep = |label: &str, value: &str| json!({ "source_labels": [format!("__meta_kubernetes_{label}")], "regex": value, "action": "keep" });
-        let copy = |label: &str, to: &str| json!({ "source_labels": [format!("__meta_kubernetes_{label}")], "target_label": to });
-        json!({
-            "job_name": name,
-            "kubernetes_sd_configs": [{
-                "role": "endpoints",
-                "kubeconfig_file": kubeconfig,
-                "namespaces": { "names": [namespace] },
-            }],
-            "relabel_configs": [
-                keep("service_label_app_kubernetes_io_name", service),
-                keep("endpoint_port_name", port),
-                copy("namespace", "namespace"),
-                copy("pod_name", "pod"),
-                copy("pod_label_app_kubernetes_io_instance", "creto"),
-            ],
-        })
-    };
     Ok(json!({
         "global": { "scrape_interval": "5s", "evaluation_interval": "15s" },
         "rule_files": [rules.join("*.yaml").display().to_string()],
-        "scrape_configs": [
-            job("nodes", &lab.cluster.namespace, "cretoai-node", "metrics"),
-            job("operator", &lab.installation.namespace, "creto-operator", "http"),
-        ],
+        "scrape_configs": [{
+            "job_name": "creto",
+            "file_sd_configs": [{ "files": [folder.join("*-targets.json").display().to_string()] }],
+        }],
     }))
+}
+
+/// A target, with the labels that the chart's ServiceMonitors give it.
+fn target(pod: &Pod, port: u16, cluster: Option<&Cluster>) -> Result<Value> {
+    let name = pod.name_any();
+    let address = pod_ip(pod).with_context(|| format!("pod {name} has no address"))?;
+    let mut labels = json!({ "namespace": pod.namespace().unwrap_or_default(), "pod": name });
+    if let Some(cluster) = cluster {
+        labels["creto"] = cluster.name.clone().into();
+    }
+    Ok(json!({ "targets": [SocketAddr::new(address, port).to_string()], "labels": labels }))
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -246,6 +263,7 @@ pub async fn watched(lab: &mut Lab) -> Result<String> {
     let cluster = lab.cluster.clone();
     partition::possible(&cluster).await?;
     let prometheus = Prometheus::start(lab).await?;
+    prometheus.watch(&cluster).await?;
     let way = Way::Service(cluster.service_address().await?);
     let traffic = Traffic::begin(&cluster, &[way], 2, Duration::from_millis(20));
     tokio::time::sleep(WRITTEN).await;
