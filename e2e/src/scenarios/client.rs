@@ -71,7 +71,8 @@ pub async fn typed(lab: &mut Lab) -> Result<String> {
     cretoai(lab, &node, &["receipt", &first.id, "--file", &receipt]).await?;
     let genesis = text(&folder.write("genesis", &genesis(&cluster).await?)?);
     let proof = cretoai(lab, &node, &["verify", &receipt, "--genesis", &genesis]).await?;
-    ensure!(proof.contains(&format!("payload {} executed", first.id)), "verify said: {proof}");
+    let proven = format!("payload {} of topic {TOPIC:?} executed", first.id);
+    ensure!(proof.contains(&proven), "verify said: {proof}");
     let mut changed = std::fs::read(&receipt).context("reading the receipt")?;
     if let Some(byte) = changed.last_mut() {
         *byte ^= 1;
