@@ -5,8 +5,12 @@ use crate::{
     api::{API_PORT, submit_again_and_again},
     figures::{milliseconds, percentile, seconds},
     install::{Installation, SYSTEM},
-    k8s::{Cluster, condition, delete_namespace, is_ready, kubectl, restricted_namespace, until},
+    k8s::{
+        Cluster, condition, delete_namespace, is_ready, kubectl, restarts, restricted_namespace,
+        until,
+    },
     load::random_payload,
+    process,
     progress::{Progress, title},
     settings::{Reach, Settings},
 };
@@ -253,35 +257,46 @@ async fn lose_the_leader(
         return Ok(());
     }
     title(&format!("The leader is killed: {victim}, which leads view {view}"));
-    let before = cluster.api::<Pod>().get(&victim).await?.uid();
-    kubectl(
-        settings,
-        &["delete", "pod", "-n", NAMESPACE, &victim, "--force", "--grace-period=0", "--wait=false"],
-    )
-    .await?;
+    let before = cluster.api::<Pod>().get(&victim).await?;
+    // A pod that is deleted serves for a while and hands its lead over. A killed process does not.
+    let processes = process::of_pod(&before.uid().unwrap_or_default(), "cretoai-node");
     let began = Instant::now();
+    for process in &processes {
+        process::kill(*process).await?;
+    }
+    if processes.is_empty() {
+        println!("  its process is not seen from here: its pod is deleted by force");
+        let delete = ["delete", "pod", "-n", NAMESPACE, &victim, "--force", "--wait=false"];
+        kubectl(settings, &[&delete[..], &["--grace-period=0"]].concat()).await?;
+    }
     let mut slowest = 0.0_f64;
     submit(door, 8, |latency| slowest = slowest.max(latency))
         .await
         .context("payloads did not go on becoming final without one of four nodes")?;
-    let (view, heir) =
-        until(Duration::from_secs(30), "the status to name another leader", || async {
-            let (view, leader) = leader(cluster).await?;
-            Ok(if leader == victim {
-                Err(format!("it names {leader}"))
-            } else {
-                Ok((view, leader))
-            })
-        })
-        .await?;
     println!(
-        "  payloads went on becoming final without {victim}, the slowest in {}; {heir} leads view {view}",
+        "  payloads went on becoming final without {victim}, the slowest in {}",
         milliseconds(Some(slowest))
     );
+    if !processes.is_empty() {
+        let (view, heir) =
+            until(Duration::from_secs(30), "the status to name another leader", || async {
+                let (view, leader) = leader(cluster).await?;
+                Ok(if leader == victim {
+                    Err(format!("it names {leader}"))
+                } else {
+                    Ok((view, leader))
+                })
+            })
+            .await?;
+        println!("  {heir} leads view {view}");
+    }
     let mut progress = Progress::new();
     loop {
         let pod = cluster.api::<Pod>().get_opt(&victim).await?;
-        let back = pod.as_ref().is_some_and(|pod| pod.uid() != before && is_ready(pod));
+        let back = pod.as_ref().is_some_and(|pod| {
+            let again = pod.uid() != before.uid() || restarts(pod) > restarts(&before);
+            again && is_ready(pod)
+        });
         let participating = cluster
             .get()
             .await?
