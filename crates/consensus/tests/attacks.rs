@@ -363,6 +363,60 @@ fn records_that_nobody_asked_for_keep_no_longer_range_away() {
 
 // ---- clocks
 
+/// A laggard that asks by hash needs another tip for each record. The request that brought one of
+/// them has not failed, and what is missing next is asked for at once.
+#[test]
+fn a_laggard_that_fetches_by_hash_does_not_wait_between_records() {
+    let mut honest = Honest::start(1);
+    let lane = honest.lane(0, 6, Vec::new);
+    let mut records: Vec<Record> = Vec::new();
+    for (sequence, vertex) in (1..).zip(&lane) {
+        let tips = [vertex.tip(), nothing(), nothing(), nothing()];
+        let (mut proposal, _) = honest.proposal(honest.true_ms(), tips);
+        proposal.sequence = Sequence(sequence);
+        if let Some(before) = records.last() {
+            proposal.prev = before.chain_hash(&honest.domain);
+        }
+        let outcomes = outcomes_root(&[]);
+        records.push(Record { proposal, vertices: vec![vertex.id()], outcomes });
+    }
+    let digest = records[5].proposal.digest(&honest.domain);
+    let members = genesis(4).validators();
+    let chain_id = honest.domain.chain_id;
+    let voters = [0, 2, 3];
+    let proof =
+        Proof::Commit(certificate(chain_id, &members, Phase::Commit, 0, 6, digest, &voters));
+    for other in [2, 3] {
+        let Message::Status(mut status) = honest.status(vec![nothing(); 4]) else { unreachable!() };
+        status.executed = Sequence(6);
+        honest.hear(other, Message::Status(status));
+    }
+    honest.pass(MS);
+    for other in honest.others() {
+        let (records, proof) = (records.clone(), proof.clone());
+        honest.hear(other, Message::Records { epoch: Epoch(0), records, proof });
+    }
+    // Nobody answers until it asks by hash.
+    honest.pass(2 * T0);
+    let by_hash = honest.sent.iter().any(|(_, m)| matches!(m, Message::FetchBranch { .. }));
+    assert!(by_hash, "it asks by hash");
+    // A request has just been sent, so that its time is not over.
+    let mut asked = honest.asked(0).len();
+    while honest.asked(0).len() == asked {
+        honest.pass(MS);
+    }
+    asked += 1;
+    let arrive = |honest: &mut Honest, vertex: &CheckedVertex| {
+        honest.hear(2, Message::Fetched(Arc::new(vertex.vertex().clone())));
+        honest.pass(2 * MS);
+    };
+    arrive(&mut honest, &lane[0]);
+    assert_eq!(honest.executed, 1);
+    assert_eq!(honest.asked(0).len(), asked + 1, "the rest of the lane is asked for at once");
+    lane[1..].iter().for_each(|vertex| arrive(&mut honest, vertex));
+    assert_eq!(honest.executed, 6);
+}
+
 #[test]
 fn the_chain_s_time_may_not_stand_still() {
     let offered = |behind_ms: u64| {

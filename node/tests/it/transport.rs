@@ -196,6 +196,26 @@ async fn three_members_exchange_frames_of_all_classes_and_sizes() {
     }
 }
 
+/// The engine's timeouts follow this measurement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_s_round_trip_is_measured_and_handed_over() {
+    let addresses = ports::<2>();
+    let mut first = start(0, &addresses).await;
+    let second = start(1, &addresses).await;
+    first.connected_to(1).await;
+    let time = loop {
+        if let Inbound::RoundTrip(peer, time) = first.next().await {
+            assert_eq!(peer, NodeId(1));
+            break time;
+        }
+    };
+    // On loopback, however busy the machine is.
+    assert!(!time.is_zero() && time < Duration::from_secs(3), "{time:?}");
+    for node in [first, second] {
+        node.transport.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_member_is_connected_again_in_both_directions() {
     let addresses = ports::<2>();

@@ -330,7 +330,12 @@ impl Engine {
             let Some(lane) = self.lanes.get(position) else { continue };
             let reached = |goal| match goal {
                 Goal::Height(height) => lane.tip().height >= height,
-                Goal::Branch(_, above) => lane.needed().is_none_or(|needed| needed.height <= above),
+                // The next record may need the next tip already: that is another goal.
+                Goal::Branch(tip, above) => {
+                    tip.height <= lane.decided().height
+                        || lane.holds(tip)
+                        || lane.needed().is_none_or(|needed| needed.height <= above)
+                }
             };
             if self.catch_up.lane_is_asked(position, reached, now.at, self.timing.retry) {
                 continue;
